@@ -1,0 +1,113 @@
+# SPDX-FileCopyrightText: 2026 The edgewire.fleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+#
+# Two commands do everything on a fresh Debian 12 with root: `make demo` and `make test`. Each installs what it needs.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.ONESHELL:
+.DEFAULT_GOAL := help
+
+VENV := .venv
+BIN := $(VENV)/bin
+COLLECTION := .collections/ansible_collections/edgewire/fleet
+
+# On the machine that runs Ansible, the lab and the tests. The boxes' own packages are in roles/lab/defaults.
+PACKAGES := bpftool clang-14 ethtool iproute2 linux-headers-amd64 make openssh-client procps python3-bpfcc \
+            python3-pyroute2 python3-venv systemd-container mmdebstrap wireguard-go wireguard-tools
+
+# Only for `make test-kernel`: another kernel, and what boots it without touching this machine's.
+VM_PACKAGES := busybox-static linux-image-amd64 qemu-system-x86
+
+.PHONY: help
+help: ## Show what this Makefile can do
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+.PHONY: setup
+setup: .cache/packages.stamp .cache/venv.stamp $(COLLECTION) ## Install packages, the virtual environment and the collection link
+
+.cache/packages.stamp: Makefile
+	@mkdir -p .cache
+	[ "$$(id -u)" = 0 ] || { echo "edgewire: installing packages needs root; run this as root" >&2; exit 1; }
+	missing=$$(for p in $(PACKAGES); do dpkg-query -W -f='$${Status}' $$p 2>/dev/null | grep -q 'ok installed' || echo $$p; done)
+	if [ -n "$$missing" ]; then
+	  echo "installing Debian packages:" $$missing
+	  apt-get update -qq
+	  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >.cache/apt.log 2>&1 || { cat .cache/apt.log; exit 1; }
+	fi
+	# bcc looks for the running kernel's headers. Where the kernel is not the distribution's, these serve as well: the
+	# programs use only uapi headers. In a lab of virtual machines and containers that is the rule.
+	release=$$(uname -r)
+	if [ ! -e "/lib/modules/$$release/build" ]; then
+	  headers=$$(ls -d /usr/src/linux-headers-*-common | sort -V | tail -n 1)
+	  mkdir -p "/lib/modules/$$release"
+	  ln -sfn "$$(ls -d "$${headers%-common}"-* | grep -v -- '-common$$' | head -n 1)" "/lib/modules/$$release/build"
+	  ln -sfn "$$headers" "/lib/modules/$$release/source"
+	fi
+	touch $@
+
+# bcc is a distribution package, so the environment is made from the distribution's Python and sees its packages.
+.cache/venv.stamp: requirements-dev.txt .cache/packages.stamp
+	@echo "installing Python packages into $(VENV)"
+	/usr/bin/python3 -m venv --system-site-packages $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	touch $@
+
+$(COLLECTION):
+	@mkdir -p $(dir $@)
+	ln -sfn "$(CURDIR)" $@
+
+# Ansible shows nothing of a task that runs; the lab's scripts write their progress past it, to this shell's error output.
+.PHONY: lab-up
+lab-up: setup ## Raise the lab: two clients, a router, two edges, two workers with containers
+	@EDGEWIRE_LAB_PROGRESS=/proc/$$$$/fd/2 $(BIN)/ansible-playbook -i inventories/lab edgewire.fleet.lab_up
+
+.PHONY: lab-down
+lab-down: setup ## Remove the lab without a trace (its image stays; ARGS="-e lab_purge=true" removes that, too)
+	@$(BIN)/ansible-playbook -i inventories/lab edgewire.fleet.lab_down $(ARGS)
+
+.PHONY: demo
+demo: lab-up ## Raise the lab, roll the collection out to it, and show a packet going all the way
+	@lab/demo
+
+.PHONY: lint
+lint: setup ## Style and types: ruff on all Python, mypy strict on module_utils
+	@$(BIN)/ruff check --quiet .
+	$(BIN)/ruff format --quiet --check .
+	$(BIN)/mypy -p ansible_collections.edgewire.fleet.plugins.module_utils
+
+.PHONY: test
+test: setup ## Unit tests, kernel tests in namespaces, and the end-to-end run in the lab
+	@$(BIN)/pytest tests/unit tests/kernel tests/lab
+
+# Debian's own kernel in a virtual machine over this machine's root, read-only. Its WireGuard is a real one; this
+# machine's kernel may have none. Emulated even where there is a /dev/kvm: inside another virtual machine that often
+# is there and does not work, and minutes are all there is to gain.
+.PHONY: test-kernel
+test-kernel: setup .cache/vm.stamp ## WireGuard, routes and a relayed packet on Debian's kernel, in a virtual machine
+	@release=$$(dpkg-query -W -f='$${Depends}' linux-image-amd64 | sed -E 's/linux-image-([^ ,]*).*/\1/')
+	[ -e "/lib/modules/$$release/build" ] || { echo "edgewire: /lib/modules/$$release/build is missing: linux-headers-amd64 and linux-image-amd64 differ; apt-get upgrade mends that" >&2; exit 1; }
+	PATH="$(CURDIR)/$(BIN):$$PATH" timeout 1200 vng -r "/boot/vmlinuz-$$release" --disable-kvm --force-9p --cpus 2 --memory 2G \
+	  --user root -- "$(CURDIR)/tests/vm/inside" </dev/null
+
+.cache/vm.stamp: Makefile requirements-vm.txt .cache/venv.stamp
+	@missing=$$(for p in $(VM_PACKAGES); do dpkg-query -W -f='$${Status}' $$p 2>/dev/null | grep -q 'ok installed' || echo $$p; done)
+	if [ -n "$$missing" ]; then
+	  echo "installing Debian packages:" $$missing
+	  apt-get update -qq
+	  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >.cache/apt-vm.log 2>&1 || { cat .cache/apt-vm.log; exit 1; }
+	fi
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-vm.txt
+	touch $@
+
+.PHONY: bench
+bench: setup ## ns/packet of the edge's ingress program beside an empty program in the same run
+	@PYTHONPATH=.collections $(BIN)/python tests/bench/bench_edge.py $(ARGS)
+
+.PHONY: bench-fleet
+bench-fleet: setup ## Planning 100 to 10,000 hosts: time and memory, beside a template that loops over hostvars
+	@PYTHONPATH=.collections $(BIN)/python tests/bench/bench_fleet.py $(ARGS)
+
+.PHONY: clean
+clean: ## Remove everything that setup made in this checkout
+	rm -rf $(VENV) .collections .cache
