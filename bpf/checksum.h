@@ -1,0 +1,36 @@
+/* SPDX-FileCopyrightText: 2026 The edgewire.fleet contributors */
+/* SPDX-License-Identifier: GPL-3.0-or-later */
+/* Incremental Internet checksum (RFC 1624): sums are kept unfolded in 64 bits and folded once at the end. */
+#ifndef EDGEWIRE_CHECKSUM_H
+#define EDGEWIRE_CHECKSUM_H
+
+static __always_inline __u64 checksum_open(__u16 check)
+{
+	return (__u16)~check;
+}
+
+static __always_inline __u64 checksum_replace16(__u64 sum, __u16 from, __u16 to)
+{
+	return sum + (__u16)~from + to;
+}
+
+static __always_inline __u64 checksum_add32(__u64 sum, __u32 value)
+{
+	return sum + value;
+}
+
+static __always_inline __u64 checksum_replace32(__u64 sum, __u32 from, __u32 to)
+{
+	return sum + (__u32)~from + to;
+}
+
+static __always_inline __u16 checksum_close(__u64 sum)
+{
+	sum = (sum & 0xffffffff) + (sum >> 32);
+	sum = (sum & 0xffffffff) + (sum >> 32);
+	sum = (sum & 0xffff) + (sum >> 16);
+	sum = (sum & 0xffff) + (sum >> 16);
+	return ~(__u16)sum;
+}
+
+#endif

@@ -1,0 +1,63 @@
+/* SPDX-FileCopyrightText: 2026 The edgewire.fleet contributors */
+/* SPDX-License-Identifier: GPL-3.0-or-later */
+/*
+ * Why a packet was dropped. Every drop of ours has a name and a counter; the names that people see are in
+ * plugins/module_utils/bpf/layout.py, and the compile fails where the two lists differ.
+ */
+#ifndef EDGEWIRE_DROPS_H
+#define EDGEWIRE_DROPS_H
+
+enum drop_reason {
+	DROP_MALFORMED,
+	DROP_RELAY_FROM_OUTSIDE,
+	DROP_FRAGMENT,
+	DROP_TTL_EXPIRED,
+	DROP_OPTIONS_TOO_LONG,
+	DROP_NO_BACKEND,
+	DROP_NO_HEADROOM,
+	DROP_NO_METADATA,
+	DROP_NOT_CONFIGURED,
+	DROP_NOT_RELAYED,
+	DROP_BAD_OPTION,
+	DROP_UNKNOWN_EDGE,
+	DROP_UNKNOWN_ENDPOINT,
+	DROP_WRONG_WORKER,
+	DROP_WRONG_PORT,
+	DROP_REWRITE_FAILED,
+	DROP_REASONS,
+};
+
+BPF_TABLE("percpu_array", __u32, __u64, ew_drops, DROP_REASONS);
+
+/*
+ * Who this program is: written once after load and before attach, read back through the attached program's own map
+ * ids. The lookup below is what makes every program hold a reference to it; the drop path is where it costs nothing.
+ */
+struct identity {
+	__u8 build[32];   /* sources, flags and schema */
+	__u8 schema[32];  /* map layouts alone: where equal, contents can be carried over */
+};
+BPF_TABLE("array", __u32, struct identity, ew_identity, 1);
+
+static __always_inline void count_drop(__u32 reason)
+{
+	__u32 zero = 0;
+	__u64 *count = ew_drops.lookup(&reason);
+
+	if (count && ew_identity.lookup(&zero))
+		*count += 1;
+}
+
+static __always_inline int xdp_drop(__u32 reason)
+{
+	count_drop(reason);
+	return XDP_DROP;
+}
+
+static __always_inline int tc_drop(__u32 reason)
+{
+	count_drop(reason);
+	return TC_ACT_SHOT;
+}
+
+#endif

@@ -1,0 +1,325 @@
+/* SPDX-FileCopyrightText: 2026 The edgewire.fleet contributors */
+/* SPDX-License-Identifier: GPL-3.0-or-later */
+/*
+ * The edge: takes UDP for a service off the uplink before the IP stack sees it, relays it to a worker through
+ * WireGuard, and brings the replies back. Three programs that share their maps:
+ *
+ *   edge_xdp      XDP on the uplink         client -> VIP      becomes  edge -> worker + relay option
+ *   edge_handoff  TC ingress on the uplink  marked packets go into WireGuard, past FIB, netfilter and conntrack
+ *   edge_egress   TC ingress on WireGuard   worker -> edge     becomes  VIP -> client
+ */
+#include "kernel.h"
+#include "drops.h"
+#include "edge_maps.h"
+#include "extensions.h"
+#include "relay.h"
+#include "services.h"
+#include "stats.h"
+#include "tunnel.h"
+
+/* Metadata between edge_xdp and edge_handoff. Only XDP can put it there: nobody outside can forge the mark. */
+#define HANDOFF_MARK 0x65646765
+
+/*
+ * Make room for `grow` bytes at the front and set the mark. The packet's new start, or 0 with *reason. The caller
+ * checks the bounds of what it writes.
+ */
+static __always_inline void *grow_and_mark(struct xdp_md *ctx, int grow, __u32 *reason)
+{
+	__u32 *mark;
+
+	if (bpf_xdp_adjust_head(ctx, -grow)) {
+		*reason = DROP_NO_HEADROOM;
+		return 0;
+	}
+	if (bpf_xdp_adjust_meta(ctx, -(int)sizeof(*mark))) {
+		*reason = DROP_NO_METADATA;
+		return 0;
+	}
+	mark = (void *)(long)ctx->data_meta;
+	if ((void *)(mark + 1) > (void *)(long)ctx->data) {
+		*reason = DROP_NO_METADATA;
+		return 0;
+	}
+	*mark = HANDOFF_MARK;
+	return (void *)(long)ctx->data;
+}
+
+static __always_inline int forward(struct xdp_md *ctx, struct ethhdr *ethernet, void *data_end,
+				   const struct edge_config *config)
+{
+	struct {
+		struct ethhdr eth;
+		struct relay_header relay;
+	} __attribute__((packed)) *out;
+	struct iphdr *ip = (void *)(ethernet + 1), kept_ip;
+	struct ethhdr kept_ethernet;
+	struct service *service;
+	struct backend *backend;
+	struct udphdr *udp;
+	__u32 ip_bytes, reason;
+
+	if ((void *)(ip + 1) > data_end || ip->version != 4)
+		return XDP_PASS;
+	if (ip->ihl > 5) {
+		__u8 *option = (void *)(ip + 1);
+
+		if ((void *)(option + 1) > data_end)
+			return XDP_PASS;
+		if (*option == RELAY_OPTION_TYPE)
+			return xdp_drop(DROP_RELAY_FROM_OUTSIDE);
+	}
+	/* Only the first fragment has ports; the others are none of a service that could be found here. */
+	if (ip->protocol != IPPROTO_UDP || ip->ihl < 5 || ip->frag_off & bpf_htons(IP_FRAGMENT_OFFSET_MASK))
+		return XDP_PASS;
+	udp = (void *)ip + ip->ihl * 4;
+	if ((void *)(udp + 1) > data_end)
+		return XDP_PASS;
+	service = find_service(config, ip->daddr, udp->dest);
+	if (!service)
+		return XDP_PASS;
+
+	ip_bytes = bpf_ntohs(ip->tot_len);
+	/* Not `ip + ip_bytes > data_end`: to Linux 6.1's verifier a number that was byte-swapped has no bounds. */
+	if (ip_bytes > data_end - (void *)ip || ip_bytes < ip->ihl * 4 + sizeof(*udp))
+		return xdp_drop(DROP_MALFORMED);
+	if (ip->frag_off & bpf_htons(IP_FLAG_MORE_FRAGMENTS))
+		return xdp_drop(DROP_FRAGMENT);
+	if (ip->ttl <= 1)
+		return xdp_drop(DROP_TTL_EXPIRED);
+	if (ip->ihl > 15 - RELAY_OPTION_WORDS)
+		return xdp_drop(DROP_OPTIONS_TOO_LONG);
+	if (!address_is_set(&config->relay))
+		return xdp_drop(DROP_NOT_CONFIGURED);
+	backend = pick_backend(service, ip->saddr, udp);
+	if (!backend)
+		return xdp_drop(DROP_NO_BACKEND);
+
+	kept_ethernet = *ethernet;
+	kept_ip = *ip;
+	out = grow_and_mark(ctx, sizeof(struct relay_option), &reason);
+	if (!out)
+		return xdp_drop(reason);
+	if ((void *)(out + 1) > (void *)(long)ctx->data_end)
+		return xdp_drop(DROP_NO_HEADROOM);
+	out->eth = kept_ethernet;
+	relay_wrap(&out->relay, &kept_ip, config->relay.word[3], backend->worker_relay.word[3], backend->endpoint_id,
+		   kept_ip.saddr, kept_ip.ttl - 1);
+	count_in(service->stats_index, ip_bytes);
+	return XDP_PASS;
+}
+
+static __always_inline int forward6(struct xdp_md *ctx, struct ethhdr *ethernet, void *data_end,
+				    const struct edge_config *config)
+{
+	struct {
+		struct ethhdr eth;
+		struct relay6_header relay;
+	} __attribute__((packed)) *out;
+	struct ipv6hdr *ip = (void *)(ethernet + 1), kept_ip;
+	struct ethhdr kept_ethernet;
+	struct address vip, client;
+	struct service *service;
+	struct backend *backend;
+	struct udp_place place;
+	struct udphdr *udp;
+	__u32 payload_bytes, reason;
+
+	if ((void *)(ip + 1) > data_end || ip->version != 6)
+		return XDP_PASS;
+	if (ip->nexthdr == IPPROTO_DSTOPTS) {
+		__u8 *options = (void *)(ip + 1);
+
+		if ((void *)(options + 4) > data_end)
+			return XDP_PASS;
+		if (options[2] == RELAY6_OPTION_TYPE)
+			return xdp_drop(DROP_RELAY_FROM_OUTSIDE);
+	}
+	if (find_udp(ip + 1, data_end, ip->nexthdr, &place))
+		return XDP_PASS;
+	udp = (void *)(ip + 1) + place.offset;
+	if ((void *)(udp + 1) > data_end)
+		return XDP_PASS;
+	vip = address_of_v6(&ip->daddr);
+	service = find_service6(config, &vip, udp->dest);
+	if (!service)
+		return XDP_PASS;
+
+	payload_bytes = bpf_ntohs(ip->payload_len);
+	if (payload_bytes > data_end - (void *)(ip + 1) || payload_bytes < place.offset + sizeof(*udp))
+		return xdp_drop(DROP_MALFORMED);
+	if (place.fragment & bpf_htons(IP6_FRAGMENT_MORE))
+		return xdp_drop(DROP_FRAGMENT);
+	if (ip->hop_limit <= 1)
+		return xdp_drop(DROP_TTL_EXPIRED);
+	if (!address_is_set(&config->relay6))
+		return xdp_drop(DROP_NOT_CONFIGURED);
+	client = address_of_v6(&ip->saddr);
+	backend = pick_backend(service, client_word(&client), udp);
+	if (!backend)
+		return xdp_drop(DROP_NO_BACKEND);
+
+	kept_ethernet = *ethernet;
+	kept_ip = *ip;
+	out = grow_and_mark(ctx, sizeof(struct relay6_option), &reason);
+	if (!out)
+		return xdp_drop(reason);
+	if ((void *)(out + 1) > (void *)(long)ctx->data_end)
+		return xdp_drop(DROP_NO_HEADROOM);
+	out->eth = kept_ethernet;
+	relay6_wrap(&out->relay, &kept_ip, &config->relay6, &backend->worker_relay, backend->endpoint_id, &client,
+		    kept_ip.hop_limit - 1);
+	count_in(service->stats_index, sizeof(kept_ip) + payload_bytes);
+	return XDP_PASS;
+}
+
+int edge_xdp(struct xdp_md *ctx)
+{
+	void *data_end = (void *)(long)ctx->data_end;
+	struct ethhdr *ethernet = (void *)(long)ctx->data;
+	struct edge_config *config;
+	__u32 zero = 0;
+
+	if ((void *)(ethernet + 1) > data_end)
+		return XDP_PASS;
+	config = ew_config.lookup(&zero);
+	if (!config)
+		return XDP_PASS;
+	if (ethernet->h_proto == bpf_htons(ETH_P_IP))
+		return forward(ctx, ethernet, data_end, config);
+	if (ethernet->h_proto == bpf_htons(ETH_P_IPV6))
+		return forward6(ctx, ethernet, data_end, config);
+	return XDP_PASS;
+}
+
+int edge_handoff(struct __sk_buff *skb)
+{
+	void *data = (void *)(long)skb->data;
+	__u32 *mark = (void *)(long)skb->data_meta;
+	struct edge_config *config;
+	__u32 zero = 0;
+
+	if ((void *)(mark + 1) > data || *mark != HANDOFF_MARK)
+		return VERDICT_NEXT;
+	config = ew_config.lookup(&zero);
+	if (!config)
+		return tc_drop(DROP_NOT_CONFIGURED);
+	return bpf_redirect(config->wireguard_ifindex, 0);
+}
+
+/* The backend that a reply is from, checked: WireGuard vouches for the source, this holds it to its own endpoints. */
+static __always_inline struct backend *replying_backend(__be32 endpoint_id, const struct address *worker,
+							__u32 *reason)
+{
+	__u32 *slot = ew_endpoints.lookup(&endpoint_id);
+	struct backend *backend = slot ? ew_backends.lookup(slot) : 0;
+
+	if (!backend || backend->endpoint_id != endpoint_id) {
+		*reason = DROP_UNKNOWN_ENDPOINT;
+		return 0;
+	}
+	if (!address_equal(worker, &backend->worker_relay)) {
+		*reason = DROP_WRONG_WORKER;
+		return 0;
+	}
+	return backend;
+}
+
+/* Whether a reply's UDP header, at `offset`, has a source port that the backend's service claims. */
+static __always_inline int replies_from_its_port(struct __sk_buff *skb, __u32 offset, const struct backend *backend)
+{
+	struct udphdr udp;
+	__u16 port;
+
+	if (bpf_skb_load_bytes(skb, offset, &udp, sizeof(udp)))
+		return 0;
+	port = bpf_ntohs(udp.source);
+	return port >= bpf_ntohs(backend->port) && port <= bpf_ntohs(backend->last_port);
+}
+
+static __always_inline int bring_back(struct __sk_buff *skb, const struct edge_config *config)
+{
+	struct relay_header relay;
+	struct backend *backend;
+	struct address worker;
+	struct iphdr ip;
+	__u32 reason = 0;
+
+	switch (tunnel_read(skb, &relay, config->relay.word[3], &reason)) {
+	case TUNNEL_NOT_OURS:
+		return VERDICT_NEXT;
+	case TUNNEL_DROP:
+		return tc_drop(reason);
+	case TUNNEL_RELAYED:
+		break;
+	}
+	worker = address_of_v4(relay.ip.saddr);
+	backend = replying_backend(relay.option.endpoint_id, &worker, &reason);
+	if (!backend)
+		return tc_drop(reason);
+	if (relay.ip.ttl <= 1)
+		return tc_drop(DROP_TTL_EXPIRED);
+	/* Later fragments have no ports; without a first one, which has, they come to nothing. */
+	if (!(relay.ip.frag_off & bpf_htons(IP_FRAGMENT_OFFSET_MASK)) &&
+	    !replies_from_its_port(skb, relay.ip.ihl * 4, backend))
+		return tc_drop(DROP_WRONG_PORT);
+	relay_unwrap(&ip, &relay, backend->vip.word[3], relay.option.client, relay.ip.ttl - 1);
+	if (tunnel_strip(skb, &ip))
+		return tc_drop(DROP_REWRITE_FAILED);
+	count_out(backend->stats_index, bpf_ntohs(ip.tot_len));
+	return tunnel_send(skb, config->uplink_ifindex);
+}
+
+static __always_inline int bring_back6(struct __sk_buff *skb, const struct edge_config *config)
+{
+	struct relay6_header relay;
+	struct backend *backend;
+	struct address worker, client;
+	struct udp_place place;
+	struct ipv6hdr ip;
+	__u32 reason = 0;
+	int no_udp;
+
+	switch (tunnel_read6(skb, &relay, &config->relay6, &reason)) {
+	case TUNNEL_NOT_OURS:
+		return VERDICT_NEXT;
+	case TUNNEL_DROP:
+		return tc_drop(reason);
+	case TUNNEL_RELAYED:
+		break;
+	}
+	worker = address_of_v6(&relay.ip.saddr);
+	backend = replying_backend(relay.option.endpoint_id, &worker, &reason);
+	if (!backend)
+		return tc_drop(reason);
+	if (relay.ip.hop_limit <= 1)
+		return tc_drop(DROP_TTL_EXPIRED);
+	no_udp = find_udp_skb(skb, sizeof(relay), relay.option.next_header, &place);
+	if (!(place.fragment & bpf_htons(IP6_FRAGMENT_OFFSET_MASK))) {
+		if (no_udp)
+			return tc_drop(DROP_NOT_RELAYED);
+		if (!replies_from_its_port(skb, sizeof(relay) + place.offset, backend))
+			return tc_drop(DROP_WRONG_PORT);
+	}
+	client = *(struct address *)relay.option.client;
+	relay6_unwrap(&ip, &relay, &backend->vip, &client, relay.ip.hop_limit - 1);
+	if (tunnel_strip6(skb, &ip))
+		return tc_drop(DROP_REWRITE_FAILED);
+	count_out(backend->stats_index, sizeof(ip) + bpf_ntohs(ip.payload_len));
+	return tunnel_send(skb, config->uplink_ifindex);
+}
+
+int edge_egress(struct __sk_buff *skb)
+{
+	struct edge_config *config;
+	__u32 zero = 0;
+
+	config = ew_config.lookup(&zero);
+	if (!config || !address_is_set(&config->relay))
+		return VERDICT_NEXT;
+	if (skb->protocol == bpf_htons(ETH_P_IP))
+		return bring_back(skb, config);
+	if (skb->protocol == bpf_htons(ETH_P_IPV6))
+		return bring_back6(skb, config);
+	return VERDICT_NEXT;
+}

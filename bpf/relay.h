@@ -1,0 +1,148 @@
+/* SPDX-FileCopyrightText: 2026 The edgewire.fleet contributors */
+/* SPDX-License-Identifier: GPL-3.0-or-later */
+/*
+ * The relay option: what the rewrite of the addresses displaced, carried right behind the base header. In IPv4 it is an
+ * option (RFC 791 section 3.1) of the experimental number 158 (RFC 4727), whose copied flag puts it into every
+ * fragment. In IPv6 it is a destination options header (RFC 8200 section 4.6) with the experimental option 0x5e
+ * (RFC 4727), whose first bits say "discard where it is not known". It exists only inside WireGuard.
+ */
+#ifndef EDGEWIRE_RELAY_H
+#define EDGEWIRE_RELAY_H
+
+#include "address.h"
+#include "checksum.h"
+#include "kernel.h"
+
+#define RELAY_OPTION_TYPE 158
+#define RELAY_OPTION_VERSION 1
+#define RELAY6_OPTION_TYPE 0x5e
+
+struct relay_option {
+	__u8 type;
+	__u8 length;
+	__u8 version;
+	__u8 hops;
+	__be32 endpoint_id;
+	__be32 client;
+};
+
+struct relay6_option {
+	__u8 next_header;
+	__u8 header_length;  /* in 8-byte units, the first not counted */
+	__u8 type;
+	__u8 length;
+	__be32 endpoint_id;
+	__be32 client[4];
+};
+
+#define RELAY_OPTION_WORDS (sizeof(struct relay_option) / 4)
+#define RELAY_OPTION_TYPE_AND_LENGTH bpf_htons(RELAY_OPTION_TYPE << 8 | sizeof(struct relay_option))
+#define RELAY6_HEADER_LENGTH (sizeof(struct relay6_option) / 8 - 1)
+#define RELAY6_OPTION_LENGTH (sizeof(struct relay6_option) - 4)
+
+/* A relayed packet's base header and option, as they lie together in the packet. */
+struct relay_header {
+	struct iphdr ip;
+	struct relay_option option;
+};
+
+struct relay6_header {
+	struct ipv6hdr ip;
+	struct relay6_option option;
+};
+
+/* The first four bytes of the option as one word in network order, hops 0. */
+static __always_inline __be32 relay_option_head(void)
+{
+	return bpf_htonl(RELAY_OPTION_TYPE << 24 | (__u32)sizeof(struct relay_option) << 16 |
+			 RELAY_OPTION_VERSION << 8);
+}
+
+/*
+ * Turn a base header into a relay header: addresses replaced, option described, TTL and length adjusted, checksum
+ * kept right. `ip` has room for the option's words in its header length (the caller checked).
+ */
+static __always_inline void relay_wrap(struct relay_header *relay, const struct iphdr *ip, __be32 from, __be32 to,
+				       __be32 endpoint_id, __be32 client, __u8 ttl)
+{
+	__be16 length = bpf_htons(bpf_ntohs(ip->tot_len) + sizeof(struct relay_option));
+	__u8 ihl = ip->ihl + RELAY_OPTION_WORDS;
+	__u64 sum = checksum_open(ip->check);
+
+	relay->ip = *ip;
+	relay->ip.ihl = ihl;
+	relay->ip.tot_len = length;
+	relay->ip.ttl = ttl;
+	relay->ip.saddr = from;
+	relay->ip.daddr = to;
+	*(__be32 *)&relay->option = relay_option_head();
+	relay->option.endpoint_id = endpoint_id;
+	relay->option.client = client;
+
+	sum = checksum_replace16(sum, *(const __u16 *)ip, *(__u16 *)&relay->ip);
+	sum = checksum_replace16(sum, ip->tot_len, length);
+	sum = checksum_replace16(sum, ((const __u16 *)ip)[4], ((__u16 *)&relay->ip)[4]);
+	sum = checksum_replace32(sum, ip->saddr, from);
+	sum = checksum_replace32(sum, ip->daddr, to);
+	sum = checksum_add32(sum, *(__be32 *)&relay->option);
+	sum = checksum_add32(sum, endpoint_id);
+	sum = checksum_add32(sum, client);
+	relay->ip.check = checksum_close(sum);
+}
+
+/* The opposite: the base header without the option, with new addresses. */
+static __always_inline void relay_unwrap(struct iphdr *ip, const struct relay_header *relay, __be32 from, __be32 to,
+					 __u8 ttl)
+{
+	__be16 length = bpf_htons(bpf_ntohs(relay->ip.tot_len) - sizeof(struct relay_option));
+	__u64 sum = checksum_open(relay->ip.check);
+
+	*ip = relay->ip;
+	ip->ihl = relay->ip.ihl - RELAY_OPTION_WORDS;
+	ip->tot_len = length;
+	ip->ttl = ttl;
+	ip->saddr = from;
+	ip->daddr = to;
+
+	sum = checksum_replace16(sum, *(const __u16 *)&relay->ip, *(__u16 *)ip);
+	sum = checksum_replace16(sum, relay->ip.tot_len, length);
+	sum = checksum_replace16(sum, ((const __u16 *)&relay->ip)[4], ((__u16 *)ip)[4]);
+	sum = checksum_replace32(sum, relay->ip.saddr, from);
+	sum = checksum_replace32(sum, relay->ip.daddr, to);
+	sum = checksum_replace32(sum, *(const __be32 *)&relay->option, 0);
+	sum = checksum_replace32(sum, relay->option.endpoint_id, 0);
+	sum = checksum_replace32(sum, relay->option.client, 0);
+	ip->check = checksum_close(sum);
+}
+
+/* The same for IPv6, whose base header has no checksum. */
+static __always_inline void relay6_wrap(struct relay6_header *relay, const struct ipv6hdr *ip,
+					const struct address *from, const struct address *to, __be32 endpoint_id,
+					const struct address *client, __u8 hop_limit)
+{
+	relay->ip = *ip;
+	relay->ip.payload_len = bpf_htons(bpf_ntohs(ip->payload_len) + sizeof(struct relay6_option));
+	relay->ip.nexthdr = IPPROTO_DSTOPTS;
+	relay->ip.hop_limit = hop_limit;
+	*(struct address *)&relay->ip.saddr = *from;
+	*(struct address *)&relay->ip.daddr = *to;
+	relay->option.next_header = ip->nexthdr;
+	relay->option.header_length = RELAY6_HEADER_LENGTH;
+	relay->option.type = RELAY6_OPTION_TYPE;
+	relay->option.length = RELAY6_OPTION_LENGTH;
+	relay->option.endpoint_id = endpoint_id;
+	*(struct address *)relay->option.client = *client;
+}
+
+static __always_inline void relay6_unwrap(struct ipv6hdr *ip, const struct relay6_header *relay,
+					  const struct address *from, const struct address *to, __u8 hop_limit)
+{
+	*ip = relay->ip;
+	ip->payload_len = bpf_htons(bpf_ntohs(relay->ip.payload_len) - sizeof(struct relay6_option));
+	ip->nexthdr = relay->option.next_header;
+	ip->hop_limit = hop_limit;
+	*(struct address *)&ip->saddr = *from;
+	*(struct address *)&ip->daddr = *to;
+}
+
+#endif

@@ -1,0 +1,67 @@
+/* SPDX-FileCopyrightText: 2026 The edgewire.fleet contributors */
+/* SPDX-License-Identifier: GPL-3.0-or-later */
+/* Which service a packet is for, and which backend its flow goes to. */
+#ifndef EDGEWIRE_SERVICES_H
+#define EDGEWIRE_SERVICES_H
+
+#include "edge_maps.h"
+
+static __always_inline struct service *find_service(const struct edge_config *config, __be32 vip, __be16 port)
+{
+	struct service_key key = {.vip = vip, .port = port};
+	struct service *service = ew_services.lookup(&key);
+	struct range_key range = {.prefix_bits = 32 + 16, .vip = vip, .port = port};
+
+	if (service || !(config->flags & EDGE_HAS_RANGES))
+		return service;
+	return ew_ranges.lookup(&range);
+}
+
+static __always_inline struct service *find_service6(const struct edge_config *config, const struct address *vip,
+						     __be16 port)
+{
+	struct service6_key key = {.vip = *vip, .port = port};
+	struct service *service = ew_services6.lookup(&key);
+	struct range6_key range = {.prefix_bits = 128 + 16, .vip = *vip, .port = port};
+
+	if (service || !(config->flags & EDGE_HAS_RANGES))
+		return service;
+	return ew_ranges6.lookup(&range);
+}
+
+/* One word for a client of either family; an IPv4 client's is its address. */
+static __always_inline __u32 client_word(const struct address *client)
+{
+	return client->word[0] * 0x9e3779b1 ^ client->word[1] * 0x85ebca77 ^ client->word[2] * 0xc2b2ae3d ^
+	       client->word[3] * 0x27d4eb2f;
+}
+
+/* The same on every edge, so that a flow which anycast moves keeps its backend (murmur3's finalizer). */
+static __always_inline __u32 flow_hash(__u32 client, __u32 ports)
+{
+	__u32 hash = client * 0xcc9e2d51 ^ ports * 0x1b873593;
+
+	hash ^= hash >> 16;
+	hash *= 0x85ebca6b;
+	hash ^= hash >> 13;
+	hash *= 0xc2b2ae35;
+	return hash ^ hash >> 16;
+}
+
+/* The backend of a flow, 0 where the service has none that lives. */
+static __always_inline struct backend *pick_backend(const struct service *service, __u32 client,
+						    const struct udphdr *udp)
+{
+	__u32 ports = service->flags & SERVICE_AFFINITY_CLIENT ? 0 : (__u32)udp->source << 16 | udp->dest;
+	__u32 index, *slot;
+	struct backend *backend;
+
+	if (!service->lut_size)
+		return 0;
+	index = service->lut_offset + (__u32)((__u64)flow_hash(client, ports) * service->lut_size >> 32);
+	slot = ew_lut.lookup(&index);
+	backend = slot ? ew_backends.lookup(slot) : 0;
+	return backend && backend->endpoint_id ? backend : 0;
+}
+
+#endif
