@@ -1,0 +1,45 @@
+# SPDX-FileCopyrightText: 2026 The edgewire.fleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the modules that load or judge the programs document alike."""
+
+from __future__ import annotations
+
+
+class ModuleDocFragment:
+    """Options of module_utils/bpf/options.py: CAPACITY_SPEC and SOURCES_SPEC."""
+
+    DOCUMENTATION = r"""
+options:
+  capacity:
+    description: How many entries the maps hold. A change loads the programs again.
+    type: dict
+    default: {}
+    suboptions:
+      services:
+        description: Pairs of VIP and port, of each address family. For edges.
+        type: int
+        default: 16384
+      ranges:
+        description: Prefixes that ranges of ports are cut into, at most 30 a range, of each address family. For edges.
+        type: int
+        default: 16384
+      backends:
+        description: Endpoints, that is VIP, ports and backend.
+        type: int
+        default: 65536
+      lut:
+        description: Slots of all services' Maglev tables together, 4 bytes each. For edges.
+        type: int
+        default: 4194304
+      edges:
+        description: Relay addresses of edges that a worker knows. For workers.
+        type: int
+        default: 4096
+      flows:
+        description: Flows whose way back a worker remembers; the least recently used goes first. For workers.
+        type: int
+        default: 262144
+  sources:
+    description: The BPF sources by role. Set by the action plugin from the collection that the controller has.
+    type: dict
+"""

@@ -1,0 +1,210 @@
+# SPDX-FileCopyrightText: 2026 The edgewire.fleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Map contents from module parameters to the kernel: what ``forwarder_map`` calls."""
+
+from __future__ import annotations
+
+import ipaddress
+import itertools
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from ansible_collections.edgewire.fleet.plugins.module_utils.bpf import (
+    edge_maps,
+    edge_state,
+    libbpf,
+    map_io,
+    worker_maps,
+)
+from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.attach import ifindex_of
+from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.relays import Relays
+from ansible_collections.edgewire.fleet.plugins.module_utils.errors import EdgewireError
+from ansible_collections.edgewire.fleet.plugins.module_utils.steps import Step
+
+
+def _ifindex(name: str, may_be_missing: bool) -> int:
+    index = ifindex_of(name)
+    if index is None and not may_be_missing:
+        raise EdgewireError(f"no such interface: {name}")
+    return index or 0
+
+
+class _Checks:
+    """Collects everything that is wrong with the parameters, for one error."""
+
+    def __init__(self) -> None:
+        self.problems: list[str] = []
+
+    def address(self, text: str | None, what: str) -> str:
+        """An address in canonical form; empty where there is none or it is none."""
+        if not text:
+            return ""
+        try:
+            return str(ipaddress.ip_address(text))
+        except ValueError:
+            self.problems.append(f"{what}: {text!r} is no IP address")
+            return ""
+
+    def relays(self, params: Mapping[str, Any], what: str) -> Relays:
+        """A host's relay addresses."""
+        return Relays(
+            self.address(params["relay_address"], f"relay_address of {what}"),
+            self.address(params.get("relay_address_ipv6"), f"relay_address_ipv6 of {what}"),
+        )
+
+    def ports(self, params: Mapping[str, Any], what: str) -> tuple[int, int]:
+        """First and last port."""
+        first = params["port"]
+        last = first if params.get("last_port") is None else params["last_port"]
+        if not 0 <= first <= last <= 65535:
+            self.problems.append(f"{what}: ports {first} to {last} are no range of ports")
+        return first, last
+
+    def unique_endpoints(self, endpoint_ids: Iterable[int]) -> None:
+        """One endpoint id is one entry."""
+        counts = Counter(endpoint_ids)
+        self.problems += [f"claimed twice: endpoint id {eid}" for eid, n in sorted(counts.items()) if n > 1]
+
+    def raise_if_any(self) -> None:
+        """:raises EdgewireError: naming every problem."""
+        if self.problems:
+            raise EdgewireError("; ".join(self.problems))
+
+
+def _service(params: Mapping[str, Any], checks: _Checks) -> edge_state.ServiceWanted:
+    first, last = checks.ports(params, f"service {params['name']}")
+    return edge_state.ServiceWanted(
+        name=params["name"],
+        vip=checks.address(params["vip"], f"vip of service {params['name']}"),
+        port=first,
+        last_port=last,
+        backends=tuple(
+            edge_state.BackendWanted(b["endpoint_id"], b["worker"], b["weight"]) for b in params["backends"]
+        ),
+        by_client=params.get("affinity") == "client",
+    )
+
+
+def _check_services(
+    services: Iterable[edge_state.ServiceWanted], workers: Mapping[str, Relays], checks: _Checks
+) -> None:
+    ordered = sorted(services, key=lambda service: service.claim)
+    for service in ordered:
+        for backend in service.backends:
+            if backend.worker not in workers:
+                text = f"{service.name} {service.text} -> {backend.worker}"
+                checks.problems.append(f"backend on an unknown worker: {text}")
+            elif not workers[backend.worker].for_vip(service.vip):
+                text = f"worker {backend.worker} has no relay address of the family of {service.text}"
+                checks.problems.append(text)
+    for one, other in itertools.pairwise(ordered):
+        if one.vip == other.vip and other.port <= one.last_port:
+            checks.problems.append(f"claimed twice: {other.text} by {one.name} and {other.name}")
+    checks.unique_endpoints(backend.endpoint_id for service in ordered for backend in service.backends)
+
+
+def edge_wanted(params: Mapping[str, Any], *, may_be_missing: bool = False) -> edge_state.EdgeWanted:
+    """The edge's desired contents from a plan's ``edge`` object.
+
+    :param may_be_missing: the WireGuard interface need not exist yet (check mode); its index is then 0.
+    :raises EdgewireError: naming everything that is wrong with it, or the interface that is missing.
+    """
+    checks = _Checks()
+    workers = {worker["name"]: checks.relays(worker, worker["name"]) for worker in params["workers"]}
+    services = tuple(_service(service, checks) for service in params["services"])
+    relays = checks.relays(params, "this host")
+    _check_services(services, workers, checks)
+    checks.raise_if_any()
+    return edge_state.EdgeWanted(
+        relays,
+        _ifindex(params["wireguard_interface"], may_be_missing),
+        _ifindex(params["uplink"], False),
+        workers,
+        services,
+    )
+
+
+def _endpoint(params: Mapping[str, Any], checks: _Checks) -> worker_maps.EndpointWanted:
+    what = f"endpoint {params['endpoint_id']}"
+    first, last = checks.ports(params, what)
+    endpoint = worker_maps.EndpointWanted(
+        endpoint_id=params["endpoint_id"],
+        service=params["service"],
+        vip=checks.address(params["vip"], f"vip of {what}"),
+        port=first,
+        last_port=last,
+        container_address=checks.address(params["container_address"], f"container_address of {what}"),
+        container_port=params["container_port"],
+    )
+    if (":" in endpoint.vip) != (":" in endpoint.container_address):
+        checks.problems.append(
+            f"{what}: VIP {endpoint.vip} and container {endpoint.container_address} differ in family"
+        )
+    if not 0 <= endpoint.container_port <= 65535 - (last - first):
+        checks.problems.append(f"{what}: container_port {endpoint.container_port} leaves no room for all its ports")
+    return endpoint
+
+
+def worker_wanted(params: Mapping[str, Any], *, may_be_missing: bool = False) -> worker_maps.WorkerWanted:
+    """The worker's desired contents from a plan's ``worker`` object; see :func:`edge_wanted`."""
+    checks = _Checks()
+    endpoints = tuple(_endpoint(endpoint, checks) for endpoint in params["endpoints"])
+    edges = {edge["name"]: checks.relays(edge, edge["name"]) for edge in params["edges"]}
+    relays = checks.relays(params, "this host")
+    checks.unique_endpoints(endpoint.endpoint_id for endpoint in endpoints)
+    checks.raise_if_any()
+    return worker_maps.WorkerWanted(
+        relays,
+        _ifindex(params["wireguard_interface"], may_be_missing),
+        _ifindex(params["container_interface"], False),
+        edges,
+        endpoints,
+    )
+
+
+def _plan(
+    role: str, params: Mapping[str, Any], maps: map_io.Maps | None, may_be_missing: bool
+) -> tuple[list[Step], list[map_io.Write]]:
+    cpus = libbpf.possible_cpus() if maps else 1
+    if role == "edge":
+        edge = edge_wanted(params, may_be_missing=may_be_missing)
+        return edge_maps.plan(edge, edge_state.read(maps) if maps else edge_state.EMPTY, cpus)
+    worker = worker_wanted(params, may_be_missing=may_be_missing)
+    return worker_maps.plan(worker, worker_maps.read(maps) if maps else worker_maps.EMPTY, cpus)
+
+
+def preview(role: str, params: Mapping[str, Any], *, may_be_missing: bool = False) -> list[Step]:
+    """What :func:`ensure` would change; reads only.
+
+    :param may_be_missing: in check mode, programs that do not run yet, or whose maps are of another version, are ones
+        that an earlier task would have brought: then everything is to be added.
+    """
+    try:
+        with map_io.running_maps(role) as maps:
+            if maps is None and not may_be_missing:
+                raise EdgewireError(f"the {role} programs do not run on this box")
+            return _plan(role, params, maps, may_be_missing)[0]
+    except map_io.OtherLayoutError:
+        if not may_be_missing:
+            raise
+        return _plan(role, params, None, may_be_missing)[0]
+
+
+def ensure(role: str, params: Mapping[str, Any]) -> list[Step]:
+    """Make the running programs' maps say what is desired; the steps that were taken.
+
+    What was written is read back: what the kernel then says must need no further step.
+    """
+    with map_io.running_maps(role) as maps:
+        if maps is None:
+            module = "xdp_forwarder" if role == "edge" else "tc_delivery"
+            raise EdgewireError(f"the {role} programs do not run on this box; run {module} first")
+        steps, writes = _plan(role, params, maps, False)
+        if writes:
+            map_io.write(maps, writes)
+            left, _ = _plan(role, params, maps, False)
+            if left:
+                names = ", ".join(f"{step.kind} {step.name}" for step in left)
+                raise EdgewireError(f"written, but read back different: {names}")
+        return steps

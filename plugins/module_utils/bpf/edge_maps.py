@@ -1,0 +1,317 @@
+# SPDX-FileCopyrightText: 2026 The edgewire.fleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""From what an edge's maps say to what they shall say: the steps, and the writes that carry them out. Pure.
+
+Indices (a backend's slot, a table's place in ``ew_lut``, a counter's index) mean nothing outside one box. They are
+taken from what is in the kernel where it has them, and from free space otherwise, so nothing that is right moves.
+A changed table is written to free space and switched to by the service's entry: a packet sees the old table or the
+new one.
+"""
+
+from __future__ import annotations
+
+import array
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ansible_collections.edgewire.fleet.plugins.module_utils.bpf import layout
+from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.edge_state import (
+    SERVICE_MAPS,
+    Claim,
+    EdgeState,
+    EdgeWanted,
+    ServiceWanted,
+    entries_of,
+)
+from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.map_io import Write
+from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.ports import claim_text
+from ansible_collections.edgewire.fleet.plugins.module_utils.errors import EdgewireError
+from ansible_collections.edgewire.fleet.plugins.module_utils.steps import Step, make_step
+
+
+class _Indices:
+    """Hands out the lowest index that is not taken, up to a map's capacity."""
+
+    def __init__(self, taken: Iterable[int], capacity: int) -> None:
+        self._taken = set(taken)
+        self._capacity = capacity
+        self._next = 0
+
+    def take(self) -> int:
+        while self._next in self._taken:
+            self._next += 1
+        if self._next >= self._capacity:
+            raise EdgewireError(
+                f"the maps are too small: {self._capacity} entries do not hold what runs and what is to come together"
+            )
+        self._taken.add(self._next)
+        return self._next
+
+
+class _Space:
+    """Hands out room in ``ew_lut``: first fit between what services use, the ones about to move included."""
+
+    def __init__(self, used: Iterable[tuple[int, int]], capacity: int) -> None:
+        self._gaps: list[tuple[int, int]] = []
+        end = 0
+        for offset, size in sorted(used):
+            if offset > end:
+                self._gaps.append((end, offset - end))
+            end = max(end, offset + size)
+        if capacity > end:
+            self._gaps.append((end, capacity - end))
+
+    def take(self, size: int) -> int | None:
+        for number, (offset, room) in enumerate(self._gaps):
+            if room >= size:
+                self._gaps[number] = (offset + size, room - size)
+                return offset
+        return None
+
+
+def _check_capacity(wanted: EdgeWanted, tables: Mapping[Claim, list[int]], state: EdgeState) -> None:
+    """Refuse what will not fit before anything is written, so that no service is left half there."""
+    per_map = Counter(entry.map for service in wanted.services for entry in entries_of(service.claim))
+    needed = {
+        "services": max(per_map["ew_services"], per_map["ew_services6"]),
+        "ranges": max(per_map["ew_ranges"], per_map["ew_ranges6"]),
+        "backends": sum(len(service.backends) for service in wanted.services),
+        "lut": sum(len(table) for table in tables.values()),
+    }
+    full = [
+        f"{name}: {count} needed, room for {state.capacity[name]}"
+        for name, count in needed.items()
+        if count > state.capacity[name]
+    ]
+    if full:
+        raise EdgewireError("the maps are too small (" + "; ".join(full) + ")")
+
+
+def _share_words(table: Sequence[int], workers: Mapping[int, str]) -> dict[str, Any]:
+    counts = Counter(table)
+    return {
+        "backends": {
+            f"{workers.get(eid, 'nowhere')} ({eid})": round(count / len(table), 4)
+            for eid, count in sorted(counts.items())
+        },
+        "table": hashlib.sha256(array.array("I", table).tobytes()).hexdigest()[:12],
+    }
+
+
+@dataclass
+class _Plan:
+    """The writes in phases: a map that is looked up first is written last and cleared first."""
+
+    steps: list[Step]
+    allocate: list[Write]
+    tables: list[Write]
+    switch: list[Write]
+    retire: list[Write]
+
+    def writes(self) -> Iterator[Write]:
+        for phase in (self.allocate, self.tables, self.switch, self.retire):
+            # In `switch`, which only knows services, those that go make room for those that come.
+            yield from sorted(phase, key=lambda write: ((write[2] is None) != (phase is self.switch), _ORDER[write[0]]))
+
+
+_ORDER = {
+    name: number
+    for number, name in enumerate(("ew_stats", "ew_backends", "ew_endpoints", "ew_lut", *SERVICE_MAPS, "ew_config"))
+}
+
+
+def plan(wanted: EdgeWanted, state: EdgeState, cpus: int = 1) -> tuple[list[Step], list[Write]]:
+    """Steps in human terms, and the writes that carry them out, in the order in which they are safe.
+
+    ``cpus`` is how many values an entry of a per-CPU map holds.
+
+    :raises EdgewireError: the maps are too small.
+    """
+    tables = {service.claim: service.table for service in wanted.services}
+    _check_capacity(wanted, tables, state)
+    result = _Plan([], [], [], [], [])
+    stats = _plan_counters(wanted, state, result, cpus)
+    slots = _plan_backends(wanted, state, stats, result)
+    _plan_services(wanted, state, tables, stats, slots, result)
+    _plan_config(wanted, state, result)
+    return result.steps, list(result.writes())
+
+
+def _found_entry(state: EdgeState, claim: Claim) -> Mapping[str, int] | None:
+    """What the first of a claim's entries says; the others are held against it."""
+    found = (state.entries.get(entry) for entry in entries_of(claim))
+    return next((record for record in found if record is not None), None)
+
+
+def _plan_counters(wanted: EdgeWanted, state: EdgeState, result: _Plan, cpus: int) -> dict[Claim, int]:
+    """The counter index of every wanted service; a new one starts at zero whatever was counted there before."""
+    room = state.capacity["backends"]
+    counts: dict[int, Claim] = {}  # of two services that claim one counter, only the first keeps it
+    for service in sorted(wanted.services, key=lambda service: service.claim):
+        found = _found_entry(state, service.claim)
+        if found is not None and found["stats_index"] < room:
+            counts.setdefault(found["stats_index"], service.claim)
+    taken = {record["stats_index"] for record in state.entries.values()}
+    indices = _Indices(taken | counts.keys(), room)
+    stats = {claim: index for index, claim in counts.items()}
+    for service in wanted.services:
+        if service.claim not in stats:
+            stats[service.claim] = indices.take()
+            zero = bytes(layout.STATS.size * cpus)
+            result.allocate.append(("ew_stats", layout.U32.pack({"value": stats[service.claim]}), zero))
+    return stats
+
+
+def _plan_backends(wanted: EdgeWanted, state: EdgeState, stats: Mapping[Claim, int], result: _Plan) -> dict[int, int]:
+    """The slot of every wanted endpoint; steps for backends that are missing, wrong or not wanted."""
+    names = wanted.names
+
+    def words(backend: Mapping[str, Any], reply: bool) -> dict[str, Any]:
+        relay = backend["worker_relay"]
+        return {
+            "service": claim_text(backend["vip"], backend["port"], backend["last_port"]),
+            "worker": names.get(relay, relay),
+            "endpoint_id": backend["endpoint_id"],
+            "reply_entry": reply,
+        }
+
+    slot_of = {backend["endpoint_id"]: slot for slot, backend in sorted(state.backends.items(), reverse=True)}
+    slot_of |= {
+        eid: slot for eid, slot in state.endpoints.items() if state.backends.get(slot, {}).get("endpoint_id") == eid
+    }
+    indices = _Indices(state.backends, state.capacity["backends"])
+    slots = {}
+    for service in wanted.services:
+        for backend in service.backends:
+            eid = backend.endpoint_id
+            record = {
+                "endpoint_id": eid,
+                "stats_index": stats[service.claim],
+                "worker_relay": wanted.workers[backend.worker].for_vip(service.vip),
+                "vip": service.vip,
+                "port": service.port,
+                "last_port": service.last_port,
+            }
+            slot = slots[eid] = slot_of[eid] if eid in slot_of else indices.take()
+            found, reply = state.backends.get(slot), state.endpoints.get(eid) == slot
+            if found == record and reply:
+                continue
+            key = layout.U32.pack({"value": slot})
+            result.allocate.append(("ew_backends", key, layout.BACKEND.pack(record)))
+            result.allocate.append(("ew_endpoints", layout.BE32.pack({"value": eid}), key))
+            before = words(found, reply) if found else None
+            after = words(record, True)
+            if before == after:  # only the counter differs, which has no name outside this box
+                before = {**after, "counter": "another service's"}
+            name = f"{service.name} on {backend.worker} ({eid})"
+            result.steps.append(make_step("backend", name, before, after))
+    _retire_backends(state, slots, words, result)
+    return slots
+
+
+def _retire_backends(
+    state: EdgeState,
+    slots: Mapping[int, int],
+    words: Callable[[Mapping[str, Any], bool], dict[str, Any]],
+    result: _Plan,
+) -> None:
+    kept = set(slots.values())
+    for slot, found in state.backends.items():
+        if slot not in kept:
+            eid = found["endpoint_id"]
+            shown = words(found, state.endpoints.get(eid) == slot)
+            name = f"{shown['service']} on {shown['worker']} ({eid})"
+            result.steps.append(make_step("backend", name, shown, None))
+            zero = bytes(layout.BACKEND.size)
+            result.retire.append(("ew_backends", layout.U32.pack({"value": slot}), zero))
+    for eid, slot in state.endpoints.items():
+        if eid not in slots:
+            result.retire.append(("ew_endpoints", layout.BE32.pack({"value": eid}), None))
+            if state.backends.get(slot, {}).get("endpoint_id") != eid:
+                found = {"endpoint_id": eid, "slot": slot}
+                result.steps.append(make_step("reply entry", str(eid), found, None))
+
+
+def _plan_services(
+    wanted: EdgeWanted,
+    state: EdgeState,
+    tables: Mapping[Claim, list[int]],
+    stats: Mapping[Claim, int],
+    slots: Mapping[int, int],
+    result: _Plan,
+) -> None:
+    names = wanted.names
+    workers = {b["endpoint_id"]: names.get(b["worker_relay"], b["worker_relay"]) for b in state.backends.values()}
+    workers |= {b.endpoint_id: b.worker for s in wanted.services for b in s.backends}
+    room = state.capacity["lut"]
+    ranges = {(s["lut_offset"], s["lut_size"]) for s in state.entries.values()}
+    space = _Space(((offset, size) for offset, size in ranges if offset + size <= room), room)
+
+    def words(name: str | None, table: Sequence[int], flags: int) -> dict[str, Any]:
+        affinity = "client" if flags & layout.SERVICE_AFFINITY_CLIENT else "flow"
+        return {**({"name": name} if name else {}), "affinity": affinity, **_share_words(table, workers)}
+
+    kept = set()
+    for service in wanted.services:
+        entries = entries_of(service.claim)
+        kept.update(entries)
+        table = tables[service.claim]
+        record = _right_record(service, state, [slots[eid] for eid in table], stats[service.claim])
+        if record and all(state.entries.get(entry) == record for entry in entries):
+            continue
+        found = _found_entry(state, service.claim)
+        after = words(service.name, table, service.flags)
+        before = words(service.name, state.table_of(found), found["flags"]) if found else None
+        if before == after:  # what differs has no name outside this box, or not all entries of a range are there
+            there = sum(state.entries.get(entry) == found for entry in entries)
+            before = {**before, "entries": f"{there} of {len(entries)}, through other slots or counted elsewhere"}
+        result.steps.append(make_step("service", service.text, before, after))
+        if record is None:
+            offset = _place_table(service, len(table), found, space, room)
+            for position, eid in enumerate(table):
+                slot = layout.U32.pack({"value": slots[eid]})
+                result.tables.append(("ew_lut", layout.U32.pack({"value": offset + position}), slot))
+            record = {
+                "lut_offset": offset,
+                "lut_size": len(table),
+                "stats_index": stats[service.claim],
+                "flags": service.flags,
+            }
+        value = layout.SERVICE.pack(record)
+        result.switch += [(e.map, e.pack(), value) for e in entries if state.entries.get(e) != record]
+    for entry, found in state.entries.items():
+        if entry not in kept:
+            result.switch.append((entry.map, entry.pack(), None))
+            before = words(None, state.table_of(found), found["flags"])
+            result.steps.append(make_step("service", entry.text, before, None))
+
+
+def _right_record(
+    service: ServiceWanted, state: EdgeState, slots: list[int], stats_index: int
+) -> Mapping[str, int] | None:
+    """The record that a claim's entries have already, where it says what it shall; its table stays where it is."""
+    found = _found_entry(state, service.claim)
+    if found is None or found["stats_index"] != stats_index or found["flags"] != service.flags:
+        return None
+    return found if found["lut_size"] == len(slots) and state.slots_of(found) == slots else None
+
+
+def _place_table(service: ServiceWanted, size: int, found: Mapping[str, int] | None, space: _Space, room: int) -> int:
+    """Where a service's new table goes: free space, or its own place, slot by slot, where the map is full."""
+    offset = space.take(size) if size else 0
+    if offset is not None:
+        return offset
+    if found is None or found["lut_size"] < size or found["lut_offset"] + found["lut_size"] > room:
+        raise EdgewireError(f"no room in ew_lut for the table of {service.text} ({size} slots); the map holds {room}")
+    return found["lut_offset"]
+
+
+def _plan_config(wanted: EdgeWanted, state: EdgeState, result: _Plan) -> None:
+    record = wanted.config
+    if dict(state.config) != record:
+        result.allocate.append(("ew_config", layout.U32.pack({}), layout.EDGE_CONFIG.pack(record)))
+        before = dict(state.config) if state.config["uplink_ifindex"] else None
+        result.steps.append(make_step("configuration", "edge", before, record))

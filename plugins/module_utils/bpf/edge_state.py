@@ -1,0 +1,191 @@
+# SPDX-FileCopyrightText: 2026 The edgewire.fleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The edge's map contents as types: what is wanted, and what the maps say, decoded."""
+
+from __future__ import annotations
+
+import array
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+
+from ansible_collections.edgewire.fleet.plugins.module_utils.bpf import layout
+from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.map_io import Maps
+from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.ports import PORT_BITS, claim_text, prefixes_of
+from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.relays import Relays
+from ansible_collections.edgewire.fleet.plugins.module_utils.plan.maglev import build_table, table_size
+
+# VIP, first and last port: what tells one service's claim from another's.
+Claim = tuple[str, int, int]
+
+
+class Entry(NamedTuple):
+    """One lookup entry of a service: a single port in a hash map, or a port prefix of a range in a trie.
+
+    ``bits`` counts the leading bits of the port that are fixed, 16 for a single port.
+    """
+
+    map: str
+    vip: str
+    port: int
+    bits: int
+
+    def pack(self) -> bytes:
+        """The entry's key as the map holds it."""
+        key = {"vip": self.vip, "port": self.port}
+        if self.map in _RANGE_MAPS:
+            record, address_bits = _RANGE_MAPS[self.map]
+            return record.pack({**key, "prefix_bits": address_bits + self.bits})
+        return _SINGLE_MAPS[self.map].pack(key)
+
+    @property
+    def text(self) -> str:
+        """What the entry covers: "203.0.113.53:53/udp"."""
+        return claim_text(self.vip, self.port, self.port + (1 << (PORT_BITS - self.bits)) - 1)
+
+
+_SINGLE_MAPS = {"ew_services": layout.SERVICE_KEY, "ew_services6": layout.SERVICE6_KEY}
+_RANGE_MAPS = {"ew_ranges": (layout.RANGE_KEY, 32), "ew_ranges6": (layout.RANGE6_KEY, 128)}
+SERVICE_MAPS = (*_SINGLE_MAPS, *_RANGE_MAPS)
+
+
+def entries_of(claim: Claim) -> list[Entry]:
+    """The lookup entries that a claim needs: one for a single port, a few for a range."""
+    vip, first, last = claim
+    family = "6" if ":" in vip else ""
+    if first == last:
+        return [Entry("ew_services" + family, vip, first, PORT_BITS)]
+    return [Entry("ew_ranges" + family, vip, port, bits) for port, bits in prefixes_of(first, last)]
+
+
+@dataclass(frozen=True)
+class BackendWanted:
+    """One backend of a service, on a worker, with its share's weight (0: no new flows)."""
+
+    endpoint_id: int
+    worker: str
+    weight: int
+
+
+@dataclass(frozen=True)
+class ServiceWanted:
+    """One VIP × port, or range of ports, and its backends. ``by_client``: all flows of a client go to one backend."""
+
+    name: str
+    vip: str
+    port: int
+    last_port: int
+    backends: tuple[BackendWanted, ...]
+    by_client: bool = False
+
+    @property
+    def claim(self) -> Claim:
+        """What the service claims."""
+        return self.vip, self.port, self.last_port
+
+    @property
+    def text(self) -> str:
+        """The claim as people read it."""
+        return claim_text(*self.claim)
+
+    @property
+    def flags(self) -> int:
+        """The service's flags in its map entry."""
+        return layout.SERVICE_AFFINITY_CLIENT if self.by_client else 0
+
+    @property
+    def table(self) -> list[int]:
+        """The Maglev table as endpoint ids; empty without a live backend."""
+        # Sized by all backends, not by the live ones: draining one must not reshuffle the others' flows.
+        pairs = [(backend.endpoint_id, backend.weight) for backend in self.backends]
+        return build_table(pairs, table_size(len(pairs)))
+
+
+@dataclass(frozen=True)
+class EdgeWanted:
+    """Everything an edge's maps shall say. ``workers`` maps a worker's name to its relay addresses."""
+
+    relays: Relays
+    wireguard_ifindex: int
+    uplink_ifindex: int
+    workers: Mapping[str, Relays]
+    services: tuple[ServiceWanted, ...]
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The configuration record."""
+        ranges = any(service.port != service.last_port for service in self.services)
+        return {
+            "relay": self.relays.ipv4,
+            "relay6": self.relays.ipv6,
+            "wireguard_ifindex": self.wireguard_ifindex,
+            "uplink_ifindex": self.uplink_ifindex,
+            "flags": layout.EDGE_HAS_RANGES if ranges else 0,
+        }
+
+    @property
+    def names(self) -> dict[str, str]:
+        """Relay address to worker name, both families."""
+        return {address: name for name, relays in self.workers.items() for address in relays.all}
+
+
+@dataclass(frozen=True)
+class EdgeState:
+    """What an edge's maps say now, decoded. ``backends`` holds used slots only, ``lut`` as far as it is in use."""
+
+    config: Mapping[str, Any]
+    entries: Mapping[Entry, Mapping[str, int]]
+    backends: Mapping[int, Mapping[str, Any]]
+    endpoints: Mapping[int, int]
+    lut: Sequence[int]
+    capacity: Mapping[str, int]
+
+    def slots_of(self, service: Mapping[str, int]) -> list[int]:
+        """The slots in a service's table."""
+        start = service["lut_offset"]
+        return list(self.lut[start : start + service["lut_size"]])
+
+    def table_of(self, service: Mapping[str, int]) -> list[int]:
+        """A service's table as endpoint ids; 0 for a slot that leads nowhere."""
+        return [self.backends.get(slot, {}).get("endpoint_id", 0) for slot in self.slots_of(service)]
+
+
+EMPTY = EdgeState(
+    {"relay": "", "relay6": "", "wireguard_ifindex": 0, "uplink_ifindex": 0, "flags": 0},
+    {},
+    {},
+    {},
+    array.array("I"),
+    asdict(layout.Capacity()),
+)
+
+
+def _read_entries(maps: Maps) -> Iterable[tuple[Entry, Mapping[str, int]]]:
+    for name in SERVICE_MAPS:
+        record, address_bits = _RANGE_MAPS.get(name) or (_SINGLE_MAPS[name], 0)
+        keys, values = maps[name].read()
+        for key, value in zip(record.iter_unpack(keys), layout.SERVICE.iter_unpack(values), strict=True):
+            bits = key["prefix_bits"] - address_bits if address_bits else PORT_BITS
+            yield Entry(name, key["vip"], key["port"], bits), value
+
+
+def read(maps: Maps) -> EdgeState:
+    """Decode the edge's maps; nothing is assumed of what is in them."""
+    entries = dict(_read_entries(maps))
+    _, values = maps["ew_backends"].read()
+    size = layout.BACKEND.size
+    backends = {
+        slot: next(layout.BACKEND.iter_unpack(values[slot * size : slot * size + size]))
+        for slot in range(len(values) // size)
+        if values[slot * size : slot * size + 4] != b"\0\0\0\0"
+    }
+    keys, values = maps["ew_endpoints"].read()
+    endpoints = {
+        key["value"]: value["value"]
+        for key, value in zip(layout.BE32.iter_unpack(keys), layout.U32.iter_unpack(values), strict=True)
+    }
+    used = max((s["lut_offset"] + s["lut_size"] for s in entries.values()), default=0)
+    lut = array.array("I", maps["ew_lut"].read(limit=used)[1] if used else b"")
+    config = next(layout.EDGE_CONFIG.iter_unpack(maps["ew_config"].read()[1]))
+    capacity = {name: maps[f"ew_{name}"].info.max_entries for name in ("services", "ranges", "backends", "lut")}
+    return EdgeState(config, entries, backends, endpoints, lut, capacity)

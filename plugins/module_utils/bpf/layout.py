@@ -1,0 +1,294 @@
+# SPDX-FileCopyrightText: 2026 The edgewire.fleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Python's side of the maps: records, maps and drop reasons as ``bpf/*.h`` lays them out.
+
+The C compiler holds the two sides together: :func:`assertions` is appended to the source that is compiled, so that a
+size, an offset or a number that differs is a compile error and never a map full of garbage.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import socket
+import struct
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+Role = Literal["edge", "worker"]
+FieldKind = Literal["ipv4", "address", "be16", "be32", "u16", "u32", "u64", "hash"]
+
+# Format for `struct`, and the conversions between what the map holds and what people read.
+_FORMATS = {
+    "ipv4": "4s",
+    "address": "16s",
+    "be16": "2s",
+    "be32": "4s",
+    "u16": "H",
+    "u32": "I",
+    "u64": "Q",
+    "hash": "32s",
+}
+
+
+# An IPv4 address in 16 bytes: its IPv4-mapped IPv6 address (RFC 4291 section 2.5.5.2), as in bpf/address.h.
+_V4_MAPPED = bytes(10) + b"\xff\xff"
+
+
+def _encode(kind: str, value: Any) -> Any:
+    if kind == "ipv4":
+        return socket.inet_aton(value or "0.0.0.0")
+    if kind == "address":
+        if not value:
+            return bytes(16)
+        return socket.inet_pton(socket.AF_INET6, value) if ":" in value else _V4_MAPPED + socket.inet_aton(value)
+    if kind == "be16":
+        return int(value).to_bytes(2, "big")
+    if kind == "be32":
+        return int(value).to_bytes(4, "big")
+    return value
+
+
+def _decode(kind: str, value: Any) -> Any:
+    if kind == "ipv4":
+        return socket.inet_ntoa(value)
+    if kind == "address":
+        if value.startswith(_V4_MAPPED):
+            return socket.inet_ntoa(value[12:])
+        return socket.inet_ntop(socket.AF_INET6, value) if any(value) else ""
+    if kind in ("be16", "be32"):
+        return int.from_bytes(value, "big")
+    return value
+
+
+@dataclass(frozen=True)
+class Record:
+    """A C struct: its name and its fields in order, with no implicit padding."""
+
+    name: str
+    fields: tuple[tuple[str, FieldKind], ...]
+
+    @functools.cached_property
+    def codec(self) -> struct.Struct:
+        """Native byte order; fields that are big endian in the map are held as bytes."""
+        return struct.Struct("=" + "".join(_FORMATS[kind] for _, kind in self.fields))
+
+    @property
+    def size(self) -> int:
+        """Bytes of one record."""
+        return self.codec.size
+
+    def pack(self, values: Mapping[str, Any]) -> bytes:
+        """One record as bytes; a field that is not given is 0."""
+        return self.codec.pack(*(_encode(kind, values.get(name, 0)) for name, kind in self.fields))
+
+    def iter_unpack(self, data: bytes) -> Iterator[dict[str, Any]]:
+        """The records in a run of bytes, as dicts by field name; padding fields ("zero") are left out."""
+        shown = [(i, name, kind) for i, (name, kind) in enumerate(self.fields) if name != "zero"]
+        for row in self.codec.iter_unpack(data):
+            yield {name: _decode(kind, row[i]) for i, name, kind in shown}
+
+
+def _scalar(kind: FieldKind) -> Record:
+    return Record("", (("value", kind),))
+
+
+U32 = _scalar("u32")
+U64 = _scalar("u64")
+BE32 = _scalar("be32")
+ADDRESS = _scalar("address")
+
+IDENTITY = Record("identity", (("build", "hash"), ("schema", "hash")))
+STATS = Record(
+    "stats",
+    (("in_packets", "u64"), ("in_bytes", "u64"), ("out_packets", "u64"), ("out_bytes", "u64")),
+)
+EDGE_CONFIG = Record(
+    "edge_config",
+    (
+        ("relay", "address"),
+        ("relay6", "address"),
+        ("wireguard_ifindex", "u32"),
+        ("uplink_ifindex", "u32"),
+        ("flags", "u32"),
+    ),
+)
+EDGE_HAS_RANGES = 1
+SERVICE_KEY = Record("service_key", (("vip", "ipv4"), ("port", "be16"), ("zero", "u16")))
+SERVICE6_KEY = Record("service6_key", (("vip", "address"), ("port", "be16"), ("zero", "u16")))
+RANGE_KEY = Record("range_key", (("prefix_bits", "u32"), ("vip", "ipv4"), ("port", "be16"), ("zero", "u16")))
+RANGE6_KEY = Record("range6_key", (("prefix_bits", "u32"), ("vip", "address"), ("port", "be16"), ("zero", "u16")))
+SERVICE = Record("service", (("lut_offset", "u32"), ("lut_size", "u32"), ("stats_index", "u32"), ("flags", "u32")))
+SERVICE_AFFINITY_CLIENT = 1
+BACKEND = Record(
+    "backend",
+    (
+        ("endpoint_id", "be32"),
+        ("stats_index", "u32"),
+        ("worker_relay", "address"),
+        ("vip", "address"),
+        ("port", "be16"),
+        ("last_port", "be16"),
+    ),
+)
+WORKER_CONFIG = Record(
+    "worker_config",
+    (("relay", "address"), ("relay6", "address"), ("wireguard_ifindex", "u32"), ("container_ifindex", "u32")),
+)
+ENDPOINT = Record(
+    "endpoint",
+    (
+        ("vip", "address"),
+        ("container", "address"),
+        ("port", "be16"),
+        ("last_port", "be16"),
+        ("container_port", "be16"),
+        ("zero", "u16"),
+        ("stats_index", "u32"),
+    ),
+)
+FLOW_KEY = Record(
+    "flow_key",
+    (("container", "address"), ("client", "address"), ("container_port", "be16"), ("client_port", "be16")),
+)
+FLOW = Record(
+    "flow",
+    (
+        ("edge_relay", "address"),
+        ("vip", "address"),
+        ("endpoint_id", "be32"),
+        ("stats_index", "u32"),
+        ("port", "be16"),
+        ("zero", "u16"),
+    ),
+)
+
+# The order of enum drop_reason in bpf/drops.h, and what each means to a person.
+DROP_REASONS: dict[str, str] = {
+    "malformed": "lengths in the packet contradict each other",
+    "relay_from_outside": "a relay option on a packet that did not come through WireGuard",
+    "fragment": "an IP fragment of a service's packet",
+    "ttl_expired": "time to live used up",
+    "options_too_long": "no room for the relay option behind the packet's own IP options",
+    "no_backend": "the service has no live backend",
+    "no_headroom": "the driver left no room to grow the packet",
+    "no_metadata": "the driver has no room for XDP metadata",
+    "not_configured": "the program's own configuration is not written yet",
+    "not_relayed": "sent to the relay address through WireGuard, but not a relayed packet",
+    "bad_option": "a relay option of a version that is not known here",
+    "unknown_edge": "relayed by an edge that is not known here",
+    "unknown_endpoint": "for an endpoint that is not known here",
+    "wrong_worker": "a reply from a worker that does not have the endpoint",
+    "wrong_port": "a reply from a port that the endpoint does not have",
+    "rewrite_failed": "the kernel refused to change the packet",
+}
+
+# enum bpf_map_type (linux/bpf.h)
+MAP_TYPES = {"hash": 1, "array": 2, "percpu_array": 6, "lru_hash": 9, "lpm_trie": 11}
+
+
+@dataclass(frozen=True)
+class MapSpec:
+    """One map of a role: C name, type, key and value records, and which :class:`Capacity` bounds it."""
+
+    name: str
+    type: str
+    key: Record
+    value: Record
+    max_entries: str | int
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """How many entries the maps hold; fixed when the programs are loaded.
+
+    ``services`` counts VIP × port pairs of one family, ``ranges`` the prefixes that ranges of ports make (at most 30
+    each), ``backends`` endpoints, ``lut`` slots of all services' Maglev tables
+    together, ``edges`` the edges a worker knows, ``flows`` the flows whose way back a worker remembers.
+    """
+
+    services: int = 16_384
+    ranges: int = 16_384
+    backends: int = 65_536
+    lut: int = 4_194_304
+    edges: int = 4_096
+    flows: int = 262_144
+
+    def flags(self) -> list[str]:
+        """The capacities as compiler flags."""
+        values = {**asdict(self), "stats": self.backends}
+        return [f"-DMAX_{name.upper()}={value}" for name, value in sorted(values.items())]
+
+
+_COMMON = (
+    MapSpec("ew_drops", "percpu_array", U32, U64, len(DROP_REASONS)),
+    MapSpec("ew_identity", "array", U32, IDENTITY, 1),
+    MapSpec("ew_stats", "percpu_array", U32, STATS, "backends"),
+)
+MAPS: dict[str, tuple[MapSpec, ...]] = {
+    "edge": (
+        *_COMMON,
+        MapSpec("ew_config", "array", U32, EDGE_CONFIG, 1),
+        MapSpec("ew_services", "hash", SERVICE_KEY, SERVICE, "services"),
+        MapSpec("ew_services6", "hash", SERVICE6_KEY, SERVICE, "services"),
+        MapSpec("ew_ranges", "lpm_trie", RANGE_KEY, SERVICE, "ranges"),
+        MapSpec("ew_ranges6", "lpm_trie", RANGE6_KEY, SERVICE, "ranges"),
+        MapSpec("ew_lut", "array", U32, U32, "lut"),
+        MapSpec("ew_backends", "array", U32, BACKEND, "backends"),
+        MapSpec("ew_endpoints", "hash", BE32, U32, "backends"),
+    ),
+    "worker": (
+        *_COMMON,
+        MapSpec("ew_config", "array", U32, WORKER_CONFIG, 1),
+        MapSpec("ew_edges", "hash", ADDRESS, U32, "edges"),
+        MapSpec("ew_endpoints", "hash", BE32, ENDPOINT, "backends"),
+        MapSpec("ew_flows", "lru_hash", FLOW_KEY, FLOW, "flows"),
+    ),
+}
+
+
+def map_spec(role: str, name: str) -> MapSpec:
+    """The map ``name`` of a role.
+
+    :raises KeyError: where the role has no such map.
+    """
+    for spec in MAPS[role]:
+        if spec.name == name:
+            return spec
+    raise KeyError(name)
+
+
+def _records(role: str) -> Iterable[Record]:
+    seen = {}
+    for spec in MAPS[role]:
+        for record in (spec.key, spec.value):
+            if record.name:  # scalars and bare addresses have no struct of their own to compare
+                seen[record.name] = record
+    return seen.values()
+
+
+def assertions(role: str) -> str:
+    """C code that fails to compile where ``bpf/*.h`` and this module disagree."""
+    lines = []
+    for record in _records(role):
+        lines.append(f'_Static_assert(sizeof(struct {record.name}) == {record.size}, "size of {record.name}");')
+        offset = 0
+        for name, kind in record.fields:
+            lines.append(
+                f'_Static_assert(__builtin_offsetof(struct {record.name}, {name}) == {offset}, "{record.name}.{name}");'
+            )
+            offset += struct.calcsize("=" + _FORMATS[kind])
+    for number, reason in enumerate(DROP_REASONS):
+        lines.append(f'_Static_assert(DROP_{reason.upper()} == {number}, "drop reason {reason}");')
+    lines.append(f'_Static_assert(DROP_REASONS == {len(DROP_REASONS)}, "number of drop reasons");')
+    return "\n".join(lines) + "\n"
+
+
+def schema_hash(role: str) -> bytes:
+    """SHA-256 over the role's maps and records: equal exactly where map contents can be carried over."""
+    schema = [[spec.name, spec.type, asdict(spec.key), asdict(spec.value), spec.max_entries] for spec in MAPS[role]]
+    # What numbers in the maps mean is part of it: reasons by position, flags by value.
+    meanings = [list(DROP_REASONS), EDGE_HAS_RANGES, SERVICE_AFFINITY_CLIENT]
+    return hashlib.sha256(json.dumps([schema, meanings], sort_keys=True).encode()).digest()

@@ -1,0 +1,454 @@
+# SPDX-FileCopyrightText: 2026 The edgewire.fleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The part of libbpf that this collection calls, with Python types and exceptions.
+
+libbpf.so.1 comes with ``python3-bpfcc`` (Debian: libbpf1), so reading and writing programs, links and maps needs no
+compiler and does not pay for importing bcc. Signatures are libbpf 1.x's ``bpf/bpf.h``; all calls return a negative
+errno on failure, which becomes :class:`BpfError`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import functools
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from ansible_collections.edgewire.fleet.plugins.module_utils.errors import EdgewireError
+
+XDP_FLAGS = {"generic": 1 << 1, "native": 1 << 2, "offload": 1 << 3}
+XDP_MODES = {1: "native", 2: "generic", 3: "offload", 4: "multiple"}
+BPF_XDP = 37  # enum bpf_attach_type
+BPF_TC_INGRESS, BPF_TC_EGRESS = 1, 2  # enum bpf_tc_attach_point
+BPF_TC_F_REPLACE = 1
+TC_HANDLE = 1
+BPF_MAP_TYPE_PERCPU_ARRAY = 6  # enum bpf_map_type
+
+
+class BpfError(EdgewireError):
+    """A bpf(2) call failed. ``errno`` is the positive error number."""
+
+    def __init__(self, what: str, number: int) -> None:
+        super().__init__(f"{what}: {os.strerror(number)} ({errno.errorcode.get(number, number)})")
+        self.errno = number
+
+
+class _ProgInfo(ctypes.Structure):
+    """The leading fields of struct bpf_prog_info (linux/bpf.h); the kernel fills as much as it is given."""
+
+    _fields_ = (
+        ("type", ctypes.c_uint32),
+        ("id", ctypes.c_uint32),
+        ("tag", ctypes.c_uint8 * 8),
+        ("jited_prog_len", ctypes.c_uint32),
+        ("xlated_prog_len", ctypes.c_uint32),
+        ("jited_prog_insns", ctypes.c_uint64),
+        ("xlated_prog_insns", ctypes.c_uint64),
+        ("load_time", ctypes.c_uint64),
+        ("created_by_uid", ctypes.c_uint32),
+        ("nr_map_ids", ctypes.c_uint32),
+        ("map_ids", ctypes.c_uint64),
+        ("name", ctypes.c_char * 16),
+    )
+
+
+class _MapInfo(ctypes.Structure):
+    """The leading fields of struct bpf_map_info."""
+
+    _fields_ = (
+        ("type", ctypes.c_uint32),
+        ("id", ctypes.c_uint32),
+        ("key_size", ctypes.c_uint32),
+        ("value_size", ctypes.c_uint32),
+        ("max_entries", ctypes.c_uint32),
+        ("map_flags", ctypes.c_uint32),
+        ("name", ctypes.c_char * 16),
+    )
+
+
+class _LinkInfo(ctypes.Structure):
+    """struct bpf_link_info, of its union the XDP member."""
+
+    _fields_ = (
+        ("type", ctypes.c_uint32),
+        ("id", ctypes.c_uint32),
+        ("prog_id", ctypes.c_uint32),
+        ("padding", ctypes.c_uint32),
+        ("ifindex", ctypes.c_uint32),
+        ("rest", ctypes.c_uint8 * 44),
+    )
+
+
+class _LinkCreateOpts(ctypes.Structure):
+    _fields_ = (
+        ("sz", ctypes.c_size_t),
+        ("flags", ctypes.c_uint32),
+        ("iter_info_len", ctypes.c_uint32),
+        ("iter_info", ctypes.c_void_p),
+        ("target_btf_id", ctypes.c_uint32),
+        ("padding", ctypes.c_uint32),
+        ("rest", ctypes.c_uint64 * 4),
+    )
+
+
+class _XdpQueryOpts(ctypes.Structure):
+    _fields_ = (
+        ("sz", ctypes.c_size_t),
+        ("prog_id", ctypes.c_uint32),
+        ("drv_prog_id", ctypes.c_uint32),
+        ("hw_prog_id", ctypes.c_uint32),
+        ("skb_prog_id", ctypes.c_uint32),
+        ("attach_mode", ctypes.c_uint8),
+    )
+
+
+class _TestRunOpts(ctypes.Structure):
+    """struct bpf_test_run_opts (libbpf 1.1)."""
+
+    _fields_ = (
+        ("sz", ctypes.c_size_t),
+        ("data_in", ctypes.c_void_p),
+        ("data_out", ctypes.c_void_p),
+        ("data_size_in", ctypes.c_uint32),
+        ("data_size_out", ctypes.c_uint32),
+        ("ctx_in", ctypes.c_void_p),
+        ("ctx_out", ctypes.c_void_p),
+        ("ctx_size_in", ctypes.c_uint32),
+        ("ctx_size_out", ctypes.c_uint32),
+        ("retval", ctypes.c_uint32),
+        ("repeat", ctypes.c_int),
+        ("duration", ctypes.c_uint32),
+        ("flags", ctypes.c_uint32),
+        ("cpu", ctypes.c_uint32),
+        ("batch_size", ctypes.c_uint32),
+    )
+
+
+class _TcHook(ctypes.Structure):
+    _fields_ = (
+        ("sz", ctypes.c_size_t),
+        ("ifindex", ctypes.c_int),
+        ("attach_point", ctypes.c_uint32),
+        ("parent", ctypes.c_uint32),
+    )
+
+
+class _TcOpts(ctypes.Structure):
+    _fields_ = (
+        ("sz", ctypes.c_size_t),
+        ("prog_fd", ctypes.c_int),
+        ("flags", ctypes.c_uint32),
+        ("prog_id", ctypes.c_uint32),
+        ("handle", ctypes.c_uint32),
+        ("priority", ctypes.c_uint32),
+    )
+
+
+@dataclass(frozen=True)
+class ProgInfo:
+    """A loaded program: kernel id, name (15 characters at most) and the ids of the maps it references."""
+
+    id: int
+    name: str
+    map_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class MapInfo:
+    """A map: kernel id, name, type number, sizes in bytes of one key and one value, capacity in entries."""
+
+    id: int
+    name: str
+    type: int
+    key_size: int
+    value_size: int
+    max_entries: int
+    flags: int
+
+
+@dataclass(frozen=True)
+class LinkInfo:
+    """A BPF link. ``ifindex`` is 0 when the interface it held is gone."""
+
+    id: int
+    type: int
+    prog_id: int
+    ifindex: int
+
+
+@dataclass(frozen=True)
+class XdpQuery:
+    """What the kernel says is on an interface's XDP hook: program id and mode, or None and None."""
+
+    prog_id: int | None
+    mode: str | None
+
+
+@dataclass(frozen=True)
+class ProgramRun:
+    """What a program made of one packet: its return value, the packet after it, nanoseconds a run."""
+
+    retval: int
+    data: bytes
+    duration: int
+
+
+@functools.cache
+def _library() -> ctypes.CDLL:
+    try:
+        library = ctypes.CDLL("libbpf.so.1", use_errno=True)
+    except OSError as exc:
+        raise EdgewireError(
+            f"libbpf.so.1 is not there; it comes with python3-bpfcc (Debian package libbpf1): {exc}"
+        ) from exc
+    library.libbpf_set_print(None)  # it would write the kernel's messages into a module's stderr
+    return library
+
+
+def _call(what: str, name: str, *args: object) -> int:
+    result = int(getattr(_library(), name)(*args))
+    if result < 0:
+        raise BpfError(what, -result if result != -1 else ctypes.get_errno() or -result)
+    return result
+
+
+@contextmanager
+def closing(fd: int) -> Iterator[int]:
+    """Close a file descriptor that a call of this module returned, whatever happens."""
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _info(fd: int, info: ctypes.Structure, what: str) -> None:
+    size = ctypes.c_uint32(ctypes.sizeof(info))
+    _call(what, "bpf_obj_get_info_by_fd", fd, ctypes.byref(info), ctypes.byref(size))
+
+
+def prog_info(fd: int) -> ProgInfo:
+    """Id, name and map ids of the program behind ``fd``."""
+    info = _ProgInfo()
+    _info(fd, info, "reading program info")
+    ids = (ctypes.c_uint32 * info.nr_map_ids)()
+    count = info.nr_map_ids
+    # The second call must not ask for the instructions again, only for the map ids.
+    info = _ProgInfo(nr_map_ids=count, map_ids=ctypes.addressof(ids))
+    _info(fd, info, "reading program info")
+    return ProgInfo(info.id, info.name.decode(), tuple(ids))
+
+
+def map_info(fd: int) -> MapInfo:
+    """Shape and name of the map behind ``fd``."""
+    info = _MapInfo()
+    _info(fd, info, "reading map info")
+    return MapInfo(
+        info.id,
+        info.name.decode(),
+        info.type,
+        info.key_size,
+        info.value_size,
+        info.max_entries,
+        info.map_flags,
+    )
+
+
+def link_info(fd: int) -> LinkInfo:
+    """What the BPF link behind ``fd`` holds."""
+    info = _LinkInfo()
+    _info(fd, info, "reading link info")
+    return LinkInfo(info.id, info.type, info.prog_id, info.ifindex)
+
+
+def prog_fd(prog_id: int) -> int:
+    """A new file descriptor for a program by id; the caller closes it."""
+    return _call(f"opening program {prog_id}", "bpf_prog_get_fd_by_id", ctypes.c_uint32(prog_id))
+
+
+def map_fd(map_id: int) -> int:
+    """A new file descriptor for a map by id; the caller closes it."""
+    return _call(f"opening map {map_id}", "bpf_map_get_fd_by_id", ctypes.c_uint32(map_id))
+
+
+def pin(fd: int, path: str) -> None:
+    """Pin a program, map or link at a path below a bpffs."""
+    _call(f"pinning {path}", "bpf_obj_pin", fd, path.encode())
+
+
+def open_pin(path: str) -> int:
+    """A new file descriptor for what is pinned at ``path``; the caller closes it."""
+    return _call(f"opening pin {path}", "bpf_obj_get", path.encode())
+
+
+def xdp_link_create(program_fd: int, ifindex: int, mode: str) -> int:
+    """Attach a program to an interface's XDP hook by a link; the link's file descriptor.
+
+    :raises BpfError: EBUSY where somebody else holds the hook, EOPNOTSUPP where the driver lacks the mode.
+    """
+    opts = _LinkCreateOpts(sz=ctypes.sizeof(_LinkCreateOpts), flags=XDP_FLAGS[mode])
+    what = f"attaching XDP in {mode} mode to interface index {ifindex}"
+    return _call(what, "bpf_link_create", program_fd, ifindex, BPF_XDP, ctypes.byref(opts))
+
+
+def link_update(link_fd: int, program_fd: int) -> None:
+    """Swap the program of a link atomically."""
+    _call("swapping the program of a link", "bpf_link_update", link_fd, program_fd, None)
+
+
+def link_detach(link_fd: int) -> None:
+    """Take a link off its hook at once; closing or unpinning the last reference only does so in the kernel's time."""
+    _call("detaching the link", "bpf_link_detach", link_fd)
+
+
+def xdp_query(ifindex: int) -> XdpQuery:
+    """The program on an interface's XDP hook and the mode in force, from the kernel (rtnetlink IFLA_XDP)."""
+    opts = _XdpQueryOpts(sz=ctypes.sizeof(_XdpQueryOpts))
+    what = f"querying XDP of interface index {ifindex}"
+    _call(what, "bpf_xdp_query", ifindex, 0, ctypes.byref(opts))
+    prog_id = opts.prog_id or opts.drv_prog_id or opts.skb_prog_id or opts.hw_prog_id
+    return XdpQuery(prog_id or None, XDP_MODES.get(opts.attach_mode))
+
+
+def _tc_hook(ifindex: int, points: int = BPF_TC_INGRESS) -> _TcHook:
+    return _TcHook(sz=ctypes.sizeof(_TcHook), ifindex=ifindex, attach_point=points)
+
+
+def _tc_opts(priority: int, **more: int) -> _TcOpts:
+    return _TcOpts(sz=ctypes.sizeof(_TcOpts), handle=TC_HANDLE, priority=priority, **more)
+
+
+def tc_query(ifindex: int, priority: int) -> int | None:
+    """Program id of the filter on an interface's TC ingress at a priority (handle 1), None where there is none."""
+    opts = _tc_opts(priority)
+    try:
+        what = f"querying TC ingress of interface index {ifindex}"
+        _call(what, "bpf_tc_query", ctypes.byref(_tc_hook(ifindex)), ctypes.byref(opts))
+    except BpfError as exc:
+        # EINVAL is what the kernel says where there is no clsact qdisc at all; ENODEV: gone since it was listed.
+        if exc.errno in (errno.ENOENT, errno.EINVAL, errno.ENODEV):
+            return None
+        raise
+    return int(opts.prog_id) or None
+
+
+def tc_attach(ifindex: int, priority: int, program_fd: int) -> None:
+    """Put a direct-action filter on TC ingress, in one step where there is one at that priority already."""
+    what = f"attaching to TC ingress of interface index {ifindex}"
+    hook = _tc_hook(ifindex)
+    try:
+        _call(what, "bpf_tc_hook_create", ctypes.byref(hook))
+    except BpfError as exc:
+        if exc.errno != errno.EEXIST:  # the clsact qdisc may be there, ours or another's
+            raise
+    opts = _tc_opts(priority, prog_fd=program_fd, flags=BPF_TC_F_REPLACE)
+    _call(what, "bpf_tc_attach", ctypes.byref(hook), ctypes.byref(opts))
+
+
+def tc_detach(ifindex: int, priority: int) -> None:
+    """Remove the filter at a priority from TC ingress; the qdisc stays."""
+    what = f"detaching from TC ingress of interface index {ifindex}"
+    _call(what, "bpf_tc_detach", ctypes.byref(_tc_hook(ifindex)), ctypes.byref(_tc_opts(priority)))
+
+
+def tc_remove_qdisc(ifindex: int) -> None:
+    """Remove an interface's clsact qdisc with all that is on it: the caller made sure that nothing is."""
+    what = f"removing the clsact qdisc of interface index {ifindex}"
+    hook = _tc_hook(ifindex, BPF_TC_INGRESS | BPF_TC_EGRESS)
+    _call(what, "bpf_tc_hook_destroy", ctypes.byref(hook))
+
+
+def run_program(program_fd: int, packet: bytes, repeat: int = 1, out_size: int = 4096, flags: int = 0) -> ProgramRun:
+    """Run a loaded program on one packet (BPF_PROG_TEST_RUN); nothing is sent.
+
+    ``packet`` starts at the Ethernet header. ``duration`` is the mean of ``repeat`` runs in ns.
+    """
+    data_in = ctypes.create_string_buffer(packet, len(packet))
+    data_out = ctypes.create_string_buffer(out_size)
+    opts = _TestRunOpts(
+        sz=ctypes.sizeof(_TestRunOpts),
+        data_in=ctypes.addressof(data_in),
+        data_size_in=len(packet),
+        data_out=ctypes.addressof(data_out),
+        data_size_out=out_size,
+        repeat=repeat,
+        flags=flags,
+    )
+    _call("running a program on a packet", "bpf_prog_test_run_opts", program_fd, ctypes.byref(opts))
+    return ProgramRun(opts.retval, data_out.raw[: opts.data_size_out], opts.duration)
+
+
+@functools.cache
+def possible_cpus() -> int:
+    """How many values a per-CPU map holds for one key."""
+    return _call("counting CPUs", "libbpf_num_possible_cpus")
+
+
+def user_value_size(info: MapInfo) -> int:
+    """Bytes of one value as user space sees it: a per-CPU map hands out all CPUs' values, each padded to 8 bytes."""
+    if info.type != BPF_MAP_TYPE_PERCPU_ARRAY:
+        return info.value_size
+    return (info.value_size + 7) // 8 * 8 * possible_cpus()
+
+
+def read_all(fd: int, info: MapInfo, limit: int | None = None) -> tuple[bytes, bytes]:
+    """All keys and all values of a map, each as one run of bytes, by batch lookup.
+
+    ``limit`` bounds the number of entries: of an array, which is read from index 0 on, the rest may be unused.
+    """
+    size = user_value_size(info)
+    capacity = info.max_entries if limit is None else min(limit, info.max_entries)
+    keys = ctypes.create_string_buffer(capacity * info.key_size)
+    values = ctypes.create_string_buffer(capacity * size)
+    cursor = ctypes.create_string_buffer(max(info.key_size, 4))
+    done, first = 0, True
+    while done < capacity:
+        count = ctypes.c_uint32(capacity - done)
+        result = int(
+            _library().bpf_map_lookup_batch(
+                fd,
+                None if first else ctypes.byref(cursor),
+                ctypes.byref(cursor),
+                ctypes.byref(keys, done * info.key_size),
+                ctypes.byref(values, done * size),
+                ctypes.byref(count),
+                None,
+            )
+        )
+        done += count.value
+        first = False
+        if result == -errno.ENOENT:
+            break
+        if result < 0:
+            raise BpfError(f"reading map {info.name}", -result)
+        if count.value == 0:
+            break
+    return keys.raw[: done * info.key_size], values.raw[: done * size]
+
+
+def update_batch(fd: int, name: str, keys: bytes, values: bytes, count: int) -> None:
+    """Write ``count`` entries, given as two runs of bytes, in one call.
+
+    :raises BpfError: E2BIG where the map is full; the entries before the one that failed are written.
+    """
+    if count:
+        number = ctypes.c_uint32(count)
+        what = f"writing {count} entries to map {name}"
+        _call(what, "bpf_map_update_batch", fd, keys, values, ctypes.byref(number), None)
+
+
+def delete_batch(fd: int, name: str, keys: bytes, count: int) -> None:
+    """Delete ``count`` entries in one call; a key that is gone already is no error."""
+    size = len(keys) // count if count else 0
+    done = 0
+    while done < count:
+        number = ctypes.c_uint32(count - done)
+        rest = ctypes.create_string_buffer(keys[done * size :])
+        result = int(_library().bpf_map_delete_batch(fd, rest, ctypes.byref(number), None))
+        done += number.value
+        if result == -errno.ENOENT:
+            done += 1
+        elif result < 0:
+            raise BpfError(f"deleting {count} entries from map {name}", -result)

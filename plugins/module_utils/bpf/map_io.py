@@ -1,0 +1,164 @@
+# SPDX-FileCopyrightText: 2026 The edgewire.fleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Reading and writing a role's maps in the kernel, in batches, found through the programs that are attached."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+from ansible_collections.edgewire.fleet.plugins.module_utils.bpf import attach, layout, libbpf
+from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.programs import HOOKS, Attached
+from ansible_collections.edgewire.fleet.plugins.module_utils.errors import EdgewireError
+
+
+class OtherLayoutError(EdgewireError):
+    """The running programs' maps are of another version of this collection, and cannot be read by this one."""
+
+
+# One write: map name, key, value; None deletes. Order is kept between maps, see `write`.
+Write = tuple[str, bytes, bytes | None]
+
+
+@dataclass(frozen=True)
+class OpenMap:
+    """An open map: file descriptor and shape."""
+
+    fd: int
+    info: libbpf.MapInfo
+
+    def read(self, limit: int | None = None) -> tuple[bytes, bytes]:
+        """All keys and values, see :func:`libbpf.read_all`."""
+        return libbpf.read_all(self.fd, self.info, limit)
+
+
+Maps = Mapping[str, OpenMap]
+
+
+def find_attached(role: str) -> dict[str, tuple[str, Attached]]:
+    """A role's programs that run on this box: program name to interface and what is attached there.
+
+    Looks at every interface's hooks, so it needs to know no interface and trusts no pin and no file.
+    """
+    found = {}
+    for ifindex, interface in socket.if_nameindex():
+        for kind in ("xdp", "tc"):
+            hooks = [hook for hook in HOOKS[role] if hook.kind == kind]
+            if not hooks:
+                continue
+            there = attach.read_hook(role, hooks[0], ifindex)
+            if there is None or there.build is None:
+                continue
+            # The kernel keeps 15 characters of a program's name.
+            for hook in hooks:
+                if hook.program[:15] == there.name:
+                    found[hook.program] = (interface, there)
+    return found
+
+
+@contextmanager
+def open_maps(role: str, program_ids: Iterable[int]) -> Iterator[dict[str, OpenMap]]:
+    """The maps that the given programs reference, by name; every one checked against the layout.
+
+    :raises OtherLayoutError: a map has another shape than this version of the collection knows.
+    """
+    specs = {spec.name: spec for spec in layout.MAPS[role]}
+    with ExitStack() as stack:
+        maps: dict[str, OpenMap] = {}
+        for program_id in program_ids:
+            with libbpf.closing(libbpf.prog_fd(program_id)) as fd:
+                map_ids = libbpf.prog_info(fd).map_ids
+            for map_id in map_ids:
+                fd = stack.enter_context(libbpf.closing(libbpf.map_fd(map_id)))
+                info = libbpf.map_info(fd)
+                spec = specs.get(info.name)
+                if spec is None:
+                    continue
+                shape = (info.type, info.key_size, info.value_size)
+                if shape != (layout.MAP_TYPES[spec.type], spec.key.size, spec.value.size):
+                    raise OtherLayoutError(
+                        f"map {info.name} (id {info.id}) of the running {role} programs has another layout than this"
+                        " version of the collection; run xdp_forwarder or tc_delivery first"
+                    )
+                known = maps.setdefault(info.name, OpenMap(fd, info))
+                if known.info.id != info.id:
+                    raise EdgewireError(
+                        f"the running {role} programs do not share map {info.name} (ids {known.info.id} and"
+                        f" {info.id}); run xdp_forwarder or tc_delivery first"
+                    )
+        yield maps
+
+
+@contextmanager
+def running_maps(role: str) -> Iterator[dict[str, OpenMap] | None]:
+    """The maps of the role's programs that run on this box; None where none run.
+
+    A map that only a detached program references is reached through that program's pin, if the pin is of the same
+    set of maps: what is attached says which set counts.
+
+    :raises EdgewireError: a map cannot be reached, because the program that references it is neither attached nor
+        pinned.
+    """
+    found = find_attached(role)
+    if not found:
+        yield None
+        return
+    if any(there.schema != layout.schema_hash(role) for _, there in found.values()):
+        raise OtherLayoutError(
+            f"the running {role} programs' maps have another layout than this version of the collection;"
+            " run xdp_forwarder or tc_delivery first"
+        )
+    programs = [there.program_id for _, there in found.values()]
+    for _, there in found.values():
+        if there.build is not None and there.map_set == attach.pinned_map_set(role, there.build):
+            programs += attach.pinned_ids(role, there.build)
+    with open_maps(role, programs) as maps:
+        missing = sorted(spec.name for spec in layout.MAPS[role] if spec.name not in maps)
+        if missing:
+            lost = ", ".join(h.program for h in HOOKS[role] if h.program not in found)
+            raise EdgewireError(
+                f"map {', '.join(missing)} cannot be reached, because {lost} is not attached;"
+                " run xdp_forwarder or tc_delivery first"
+            )
+        yield maps
+
+
+def write(maps: Maps, writes: Iterable[Write]) -> None:
+    """Carry out writes in batches: neighbours that go to one map in one direction are one call.
+
+    The order of the runs is the caller's: what is looked up first must be written last.
+    """
+    run: list[Write] = []
+    for item in writes:
+        if run and (item[0] != run[0][0] or (item[2] is None) != (run[0][2] is None)):
+            _flush(maps, run)
+            run = []
+        run.append(item)
+    if run:
+        _flush(maps, run)
+
+
+def _flush(maps: Maps, run: list[Write]) -> None:
+    name = run[0][0]
+    keys = b"".join(key for _, key, _ in run)
+    if run[0][2] is None:
+        libbpf.delete_batch(maps[name].fd, name, keys, len(run))
+    else:
+        values = b"".join(value for _, _, value in run if value is not None)
+        libbpf.update_batch(maps[name].fd, name, keys, values, len(run))
+
+
+def carry_over(role: str, old: Maps, new: Mapping[str, int]) -> None:
+    """Copy contents and counters from the maps of the running programs into those of their successors.
+
+    Does nothing where a successor is smaller: its contents are then written afresh by ``forwarder_map``.
+    """
+    shapes = {name: libbpf.map_info(fd) for name, fd in new.items()}
+    if any(m.info.max_entries > shapes[name].max_entries for name, m in old.items()):
+        return
+    for spec in layout.MAPS[role]:
+        if spec.name != "ew_identity" and spec.name in old:
+            keys, values = old[spec.name].read()
+            libbpf.update_batch(new[spec.name], spec.name, keys, values, len(keys) // spec.key.size)

@@ -1,0 +1,85 @@
+# SPDX-FileCopyrightText: 2026 The edgewire.fleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Options that several modules share, and how they become the backends' types."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+from ansible_collections.edgewire.fleet.plugins.module_utils.bpf import sources
+from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.forwarder import Build
+from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.layout import Capacity
+from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.programs import HOOKS, Desired
+
+SOURCES_SPEC: dict[str, Any] = {"sources": {"type": "dict"}}
+CAPACITY_SPEC: dict[str, Any] = {
+    "capacity": {
+        "type": "dict",
+        "default": {},
+        "options": {field.name: {"type": "int", "default": field.default} for field in fields(Capacity)},
+    }
+}
+
+# Which option names the interface of which port of a role's hooks.
+PORT_OPTIONS = {
+    "edge": {"uplink": "uplink", "wireguard": "wireguard_interface"},
+    "worker": {"container": "container_interface", "wireguard": "wireguard_interface"},
+}
+
+
+def build_from(role: str, params: Mapping[str, Any]) -> Build:
+    """What to compile, from the options ``sources`` and ``capacity``."""
+    capacity = Capacity(**{k: v for k, v in (params.get("capacity") or {}).items() if v is not None})
+    return Build(role, params["sources"][role], tuple(sources.flags_of(capacity)))
+
+
+def programs_from(role: str, params: Mapping[str, Any], build: Build) -> Desired:
+    """Where the programs shall hang, from the options that name interfaces, ``xdp_mode`` and ``state``."""
+    ports = {hook.port for hook in HOOKS[role]}
+    return Desired(
+        role=role,
+        interfaces={port: params[option] for port, option in PORT_OPTIONS[role].items() if port in ports},
+        build=build.identity,
+        xdp_mode=params.get("xdp_mode") or "native",
+        present=params.get("state", "present") == "present",
+    )
+
+
+def _listed(**options: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "list", "elements": "dict", "default": [], "options": options}
+
+
+_STR: dict[str, Any] = {"type": "str", "required": True}
+_INT: dict[str, Any] = {"type": "int", "required": True}
+_HOSTS = _listed(name=_STR, relay_address=_STR, relay_address_ipv6={"type": "str"})
+
+# The options of forwarder_map: a plan's ``edge`` or ``worker`` object, flat.
+CONTENTS_SPEC: dict[str, Any] = {
+    "role": {"type": "str", "choices": ["edge", "worker"], "required": True},
+    "relay_address": _STR,
+    "relay_address_ipv6": {"type": "str"},
+    "wireguard_interface": {"type": "str", "default": "wg0"},
+    "uplink": {"type": "str", "default": "eth0"},
+    "container_interface": {"type": "str", "default": "podman0"},
+    "workers": _HOSTS,
+    "services": _listed(
+        name=_STR,
+        vip=_STR,
+        port=_INT,
+        last_port={"type": "int"},
+        affinity={"type": "str", "choices": ["flow", "client"], "default": "flow"},
+        backends=_listed(endpoint_id=_INT, worker=_STR, weight={"type": "int", "default": 1}),
+    ),
+    "edges": _HOSTS,
+    "endpoints": _listed(
+        endpoint_id=_INT,
+        service=_STR,
+        vip=_STR,
+        port=_INT,
+        last_port={"type": "int"},
+        container_address=_STR,
+        container_port=_INT,
+    ),
+}

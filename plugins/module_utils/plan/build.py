@@ -1,0 +1,251 @@
+# SPDX-FileCopyrightText: 2026 The edgewire.fleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Fleet + public keys → one plan per host, in time and memory O(hosts + endpoints).
+
+What many hosts have in common (all edges have the same peers, workers and services) is built once
+and shared, so a plan is small until it is written out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from ipaddress import IPv6Address
+from typing import Any
+
+from ansible_collections.edgewire.fleet.plugins.module_utils.plan.checks import check_public_keys
+from ansible_collections.edgewire.fleet.plugins.module_utils.plan.endpoints import (
+    Endpoint,
+    endpoints_of,
+)
+from ansible_collections.edgewire.fleet.plugins.module_utils.plan.inventory import (
+    Fleet,
+    Host,
+    parse_inventory,
+)
+from ansible_collections.edgewire.fleet.plugins.module_utils.plan.model import (
+    SCHEMA,
+    EdgePlan,
+    EdgeService,
+    HostPlan,
+    Peer,
+    RelayHost,
+    Route,
+    RoutesPlan,
+    Rule,
+    ServiceBackend,
+    WireGuardPlan,
+    WorkerEndpoint,
+    WorkerPlan,
+)
+from ansible_collections.edgewire.fleet.plugins.module_utils.plan.ports import PortRange
+from ansible_collections.edgewire.fleet.plugins.module_utils.plan.problems import Problems
+
+KEY_DIRECTORY = "/etc/edgewire/wireguard"
+
+
+@dataclass(frozen=True)
+class FleetPlan:
+    """The plans, sorted by host, with what the user should know about them."""
+
+    hosts: tuple[HostPlan, ...]
+    missing_keys: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+
+def plan_fleet(
+    inventory: Mapping[str, Any],
+    public_keys: Mapping[str, str],
+    *,
+    predict: bool = False,
+    problems: Problems | None = None,
+) -> FleetPlan:
+    """Plan the fleet that ``inventory`` (its shape: the module ``inventory``) describes.
+
+    A host without a public key cannot be a peer: it is left out of its peers' plans, its backends
+    get weight 0, and a warning names it. With ``predict`` (check mode, where keys are not made) it
+    is a peer with ``public_key`` None and keeps its weight, as it will when the key exists.
+    ``problems`` may hold what the caller found already. Raises one EdgewireError that lists
+    everything wrong.
+    """
+    problems = Problems() if problems is None else problems
+    fleet = parse_inventory(inventory, problems)
+    names = [host.name for host in (*fleet.edges, *fleet.workers)]
+    check_public_keys(names, public_keys, problems)
+    problems.raise_if_any()
+    return build(fleet, public_keys, predict=predict)
+
+
+def build(fleet: Fleet, public_keys: Mapping[str, str], *, predict: bool = False) -> FleetPlan:
+    """The plans of a valid fleet; see ``plan_fleet``."""
+    missing = sorted(host.name for host in (*fleet.edges, *fleet.workers) if host.name not in public_keys)
+    unreachable = frozenset() if predict else frozenset(missing)
+    endpoints = endpoints_of(fleet.services)
+    services = _edge_services(endpoints, unreachable)
+    by_worker: dict[str, list[WorkerEndpoint]] = {host.name: [] for host in fleet.workers}
+    for endpoint in endpoints:
+        by_worker[endpoint.key.worker].append(_worker_endpoint(endpoint))
+
+    workers = _relay_hosts(fleet.workers)
+    edges = _relay_hosts(fleet.edges)
+    peers_of_edge = _peer_source(fleet.workers, fleet.preshared, public_keys, predict)
+    peers_of_worker = _peer_source(fleet.edges, fleet.preshared, public_keys, predict)
+    routes = _RoutesSource(fleet)
+    plans = []
+    for host in fleet.edges:
+        settings = host.settings
+        edge = EdgePlan(
+            uplink=settings.uplink,
+            xdp_mode=settings.xdp_mode,
+            wireguard_interface=settings.wireguard_interface,
+            relay_address=host.addresses.relay_ipv4,
+            relay_address_ipv6=host.addresses.relay_ipv6,
+            workers=workers,
+            services=services,
+        )
+        wireguard = _wireguard(host, peers_of_edge(settings.keepalive))
+        plans.append(HostPlan(SCHEMA, host.name, wireguard, routes.of(host), edge=edge))
+    for host in fleet.workers:
+        settings = host.settings
+        worker = WorkerPlan(
+            container_interface=settings.container_interface,
+            wireguard_interface=settings.wireguard_interface,
+            relay_address=host.addresses.relay_ipv4,
+            relay_address_ipv6=host.addresses.relay_ipv6,
+            edges=edges,
+            endpoints=tuple(sorted(by_worker[host.name], key=lambda item: item.endpoint_id)),
+        )
+        wireguard = _wireguard(host, peers_of_worker(settings.keepalive))
+        plans.append(HostPlan(SCHEMA, host.name, wireguard, routes.of(host), worker=worker))
+    plans.sort(key=lambda plan: plan.host)
+    warnings = [*fleet.warnings, *_key_warnings(missing, services, predict)]
+    return FleetPlan(tuple(plans), tuple(missing), tuple(warnings))
+
+
+def _wireguard(host: Host, peers: tuple[Peer, ...]) -> WireGuardPlan:
+    settings = host.settings
+    return WireGuardPlan(
+        interface=settings.wireguard_interface,
+        listen_port=settings.listen_port,
+        mtu=settings.wireguard_mtu,
+        transport=settings.wireguard_transport,
+        private_key_file=f"{KEY_DIRECTORY}/{settings.wireguard_interface}.key",
+        addresses=host.addresses.interface_addresses,
+        peers=peers,
+    )
+
+
+def _peer_source(
+    others: Sequence[Host], preshared: bool, public_keys: Mapping[str, str], predict: bool
+) -> Callable[[int], tuple[Peer, ...]]:
+    """The peers that ``others`` are to everyone on the other side; one tuple for each keepalive."""
+    known: dict[int, tuple[Peer, ...]] = {}
+
+    def peers(keepalive: int) -> tuple[Peer, ...]:
+        if keepalive not in known:
+            known[keepalive] = tuple(
+                Peer(
+                    name=host.name,
+                    public_key=public_keys.get(host.name),
+                    endpoint=_endpoint(host),
+                    allowed_ips=host.addresses.allowed_ips,
+                    persistent_keepalive=keepalive,
+                    preshared=preshared,
+                )
+                for host in others
+                if predict or host.name in public_keys
+            )
+        return known[keepalive]
+
+    return peers
+
+
+def _endpoint(host: Host) -> str:
+    address = host.settings.endpoint_address
+    text = f"[{address}]" if isinstance(address, IPv6Address) else str(address)
+    return f"{text}:{host.settings.listen_port}"
+
+
+def _relay_hosts(hosts: Sequence[Host]) -> tuple[RelayHost, ...]:
+    return tuple(RelayHost(host.name, host.addresses.relay_ipv4, host.addresses.relay_ipv6) for host in hosts)
+
+
+class _RoutesSource:
+    """Rules and routes; nearly all hosts of a fleet share one RoutesPlan."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        prefixes = fleet.prefixes
+        self._overlays = (str(prefixes.overlay_ipv4), str(prefixes.overlay_ipv6))
+        self._relays = (str(prefixes.relay_ipv4), str(prefixes.relay_ipv6))
+        self._known: dict[tuple[int, int, int, str], RoutesPlan] = {}
+
+    def of(self, host: Host) -> RoutesPlan:
+        """The rules and routes of one host."""
+        settings = host.settings
+        interface = settings.wireguard_interface
+        key = (
+            settings.route_table,
+            settings.route_protocol,
+            settings.rule_priority,
+            interface,
+        )
+        if key not in self._known:
+            prefixes = (*self._overlays, *self._relays)
+            self._known[key] = RoutesPlan(
+                table=settings.route_table,
+                protocol=settings.route_protocol,
+                rules=tuple(Rule(prefix, settings.rule_priority) for prefix in prefixes),
+                routes=(
+                    *(Route(prefix, "unicast", interface) for prefix in self._overlays),
+                    *(Route(prefix, "blackhole") for prefix in self._relays),
+                ),
+            )
+        return self._known[key]
+
+
+def _edge_services(endpoints: Sequence[Endpoint], unreachable: frozenset[str]) -> tuple[EdgeService, ...]:
+    grouped: dict[tuple[str, str, int, int, str], list[ServiceBackend]] = {}
+    for endpoint in endpoints:
+        key = endpoint.key
+        weight = 0 if key.worker in unreachable else endpoint.weight
+        backend = ServiceBackend(endpoint.id, key.worker, weight)
+        service = (key.service, key.vip, key.port, key.last_port, endpoint.affinity)
+        grouped.setdefault(service, []).append(backend)
+    return tuple(
+        EdgeService(*service, tuple(sorted(backends, key=lambda item: item.endpoint_id)))
+        for service, backends in sorted(grouped.items())
+    )
+
+
+def _worker_endpoint(endpoint: Endpoint) -> WorkerEndpoint:
+    key = endpoint.key
+    return WorkerEndpoint(
+        endpoint_id=endpoint.id,
+        service=key.service,
+        vip=key.vip,
+        port=key.port,
+        last_port=key.last_port,
+        container_address=key.container_address,
+        container_port=key.container_port,
+    )
+
+
+def _key_warnings(missing: Sequence[str], services: Sequence[EdgeService], predict: bool) -> list[str]:
+    if not missing:
+        return []
+    names = ", ".join(missing[:8]) + (f" and {len(missing) - 8} more" if len(missing) > 8 else "")
+    if predict:
+        return [f"no public key is known yet for {names}: shown as peers with public_key null"]
+    warnings = [
+        f"no public key is known for {names}: left out as peers, and their backends get no flows,"
+        " until a run reaches them"
+    ]
+    dead = [
+        f"{service.name} ({service.vip} port {PortRange(service.port, service.last_port)})"
+        for service in services
+        if not any(backend.weight for backend in service.backends)
+    ]
+    if dead:
+        shown = ", ".join(dead[:8]) + (f" and {len(dead) - 8} more" if len(dead) > 8 else "")
+        warnings.append(f"no worker with a known key serves {shown}")
+    return warnings

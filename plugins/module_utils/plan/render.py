@@ -1,0 +1,77 @@
+# SPDX-FileCopyrightText: 2026 The edgewire.fleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Plans and manifest → bytes. The same plan always gives the same bytes, one line an item, so files
+diff well.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from ansible_collections.edgewire.fleet.plugins.module_utils.plan.model import (
+    SCHEMA,
+    HostPlan,
+    encode,
+)
+
+
+def _compact(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=True, separators=(", ", ": "))
+
+
+class Renderer:
+    """Renders the plans of one fleet; the text of tuples that plans share is made once."""
+
+    def __init__(self) -> None:
+        # By identity: comparing two peer lists costs as much as rendering one. The tuple is kept,
+        # so its id stays its own.
+        self._lists: dict[int, tuple[tuple[Any, ...], str]] = {}
+
+    def render(self, plan: HostPlan) -> bytes:
+        """The plan as UTF-8 JSON with a newline at the end."""
+        entries = [
+            f'"schema": {plan.schema}',
+            f'"host": {_compact(plan.host)}',
+            f'"wireguard": {self._section(plan.wireguard)}',
+            f'"routes": {self._section(plan.routes)}',
+        ]
+        if plan.edge is not None:
+            entries.append(f'"edge": {self._section(plan.edge)}')
+        if plan.worker is not None:
+            entries.append(f'"worker": {self._section(plan.worker)}')
+        return ("{\n  " + ",\n  ".join(entries) + "\n}\n").encode()
+
+    def _section(self, section: Any) -> str:
+        entries = []
+        for field in dataclasses.fields(section):
+            value = getattr(section, field.name)
+            is_list = isinstance(value, tuple) and value and dataclasses.is_dataclass(value[0])
+            text = self._list(value) if is_list else _compact(encode(value))
+            entries.append(f'"{field.name}": {text}')
+        return "{\n    " + ",\n    ".join(entries) + "\n  }"
+
+    def _list(self, items: tuple[Any, ...]) -> str:
+        known = self._lists.get(id(items))
+        if known is not None:
+            return known[1]
+        lines = ",\n      ".join(_compact(encode(item)) for item in items)
+        text = f"[\n      {lines}\n    ]"
+        self._lists[id(items)] = (items, text)
+        return text
+
+
+def digest(data: bytes) -> str:
+    """SHA-256 of a plan's bytes, hexadecimal."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def render_manifest(hashes: Mapping[str, str]) -> tuple[bytes, str]:
+    """The manifest's bytes, and the fleet's hash, from host → hash of its plan."""
+    listed = "".join(f"{name} {hashes[name]}\n" for name in sorted(hashes))
+    fleet = digest(f"{SCHEMA}\n{listed}".encode())
+    manifest = {"schema": SCHEMA, "fleet": fleet, "hosts": dict(sorted(hashes.items()))}
+    return (json.dumps(manifest, indent=1) + "\n").encode(), fleet

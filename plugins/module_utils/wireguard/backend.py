@@ -1,0 +1,170 @@
+# SPDX-FileCopyrightText: 2026 The edgewire.fleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""WireGuard's backend: what the module, ``fleet_verify`` and the boot unit call."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from ansible_collections.edgewire.fleet.plugins.module_utils.errors import EdgewireError
+from ansible_collections.edgewire.fleet.plugins.module_utils.steps import Step
+from ansible_collections.edgewire.fleet.plugins.module_utils.wireguard import planner, render
+from ansible_collections.edgewire.fleet.plugins.module_utils.wireguard.keys import (
+    public_key_of,
+    read_private_key,
+)
+from ansible_collections.edgewire.fleet.plugins.module_utils.wireguard.machine import (
+    Host,
+    Machine,
+)
+from ansible_collections.edgewire.fleet.plugins.module_utils.wireguard.model import (
+    DesiredDevice,
+    ObservedDevice,
+    desired_from_params,
+)
+from ansible_collections.edgewire.fleet.plugins.module_utils.wireguard.operations import ordered
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run did, or would do, and the device as it is afterwards."""
+
+    steps: list[Step]
+    observed: ObservedDevice | None
+    roamed: Mapping[str, str]  # peer name -> endpoint it is at, where that differs and is tolerated
+    unknown_peers: list[str]  # public keys that are left on the device
+    unknown_preshared: list[str] = field(default_factory=list)  # peers whose preshared key was not checked
+
+
+def observe(interface: str) -> ObservedDevice | None:
+    """The device as it is, peers with handshakes and traffic; None if there is none.
+
+    Raises EdgewireError if what has this name is not a WireGuard device. Holds no private key.
+    """
+    with Host(interface) as host:
+        return host.observe()
+
+
+def preview(params: Mapping[str, Any]) -> list[Step]:
+    """What `apply` would do for the plan's ``wireguard`` object. Read-only.
+
+    A key file, or a peer's public key, that does not exist yet is shown as such and is no error.
+    """
+    return apply(params, check_mode=True).steps
+
+
+def apply(params: Mapping[str, Any], check_mode: bool, secret_needed: bool = True) -> Outcome:
+    """Make the device what the plan's ``wireguard`` object says (state present).
+
+    Raises EdgewireError with what a person has to mend; then a second run continues from wherever
+    the first one stopped, for nothing but the kernel's state is looked at. Where peers want preshared
+    keys and no secret is given, ``secret_needed`` makes that an error; else such a key is unknown.
+    """
+    desired = desired_from_params(params)
+    if secret_needed:
+        _check_secret(desired)
+    private_key = read_private_key(desired.private_key_file)
+    if not check_mode:
+        _check_complete(desired, private_key is not None)
+    public_key = public_key_of(private_key) if private_key else None
+    with Host(desired.interface) as host:
+        return converge(host, desired, public_key, check_mode)
+
+
+def apply_absent(interface: str, force: bool, check_mode: bool) -> Outcome:
+    """Remove the device if this collection made it, or if ``force``; clear a dead socket."""
+    with Host(interface) as host:
+        steps = planner.plan_absent(interface, host.observe(), force) or host.leftovers()
+        if not check_mode:
+            for operation in ordered(steps):
+                host.perform(operation)
+    return Outcome(steps, None, {}, [])
+
+
+def rendered(params: Mapping[str, Any]) -> dict[str, str]:
+    """The device that ``params`` want as files, path -> content; looks at nothing on this host."""
+    return render.rendered(desired_from_params(params))
+
+
+def gathered(params: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The device as it is, as options for `apply`; None if there is none. ``params`` may name peers."""
+    observed = observe(params["interface"])
+    if observed is None:
+        return None
+    names = _names(params.get("peers") or ())
+    return render.gathered(observed, params["private_key_file"], names)
+
+
+def describe(outcome: Outcome, peers: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """What a module says about the device besides the steps. ``peers`` gives keys their names."""
+    names = _names(peers)
+    found = outcome.observed.settings.peers.values() if outcome.observed else ()
+    return {
+        "transport": outcome.observed.transport if outcome.observed else None,
+        "roamed": dict(outcome.roamed),
+        "unknown_peers": outcome.unknown_peers,
+        "peers": [
+            {
+                "name": names.get(peer.public_key),
+                "public_key": peer.public_key,
+                "endpoint": str(peer.endpoint) if peer.endpoint else None,
+                "latest_handshake": peer.latest_handshake,
+                "rx_bytes": peer.rx_bytes,
+                "tx_bytes": peer.tx_bytes,
+            }
+            for peer in found
+        ],
+    }
+
+
+def _names(peers: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    return {peer["public_key"]: peer["name"] for peer in peers if peer.get("public_key")}
+
+
+def converge(machine: Machine, desired: DesiredDevice, public_key: str | None, check_mode: bool) -> Outcome:
+    """Plan against the machine and, unless in check mode, perform the plan and look again.
+
+    Raises EdgewireError if something is still to be done after everything was accepted.
+    """
+    observed = machine.observe()
+    steps = planner.plan(desired, observed, public_key, time.time())
+    if steps and not check_mode:
+        purging = planner.purging(desired, observed)
+        for operation in ordered(steps):
+            machine.perform(operation)
+        observed = machine.observe()
+        settled = replace(desired, purge=purging)
+        left = planner.plan(settled, observed, public_key, time.time())
+        if left:
+            names = ", ".join(f"{step.kind} {step.name}" for step in left)
+            raise EdgewireError(f"{desired.interface}: accepted, but not in effect: {names}")
+    now = time.time()
+    return Outcome(
+        steps=steps,
+        observed=observed,
+        roamed=planner.roamed(desired, observed, now),
+        unknown_peers=planner.unknown_peers(desired, observed),
+        unknown_preshared=planner.unknown_preshared(desired, observed),
+    )
+
+
+def _check_secret(desired: DesiredDevice) -> None:
+    lacking = [peer.name for peer in desired.peers if peer.preshared and peer.preshared_key is None]
+    if lacking:
+        raise EdgewireError(
+            f"{desired.interface}: peers {', '.join(lacking)} want a preshared key and no preshared_secret is given"
+        )
+
+
+def _check_complete(desired: DesiredDevice, has_key: bool) -> None:
+    if not has_key:
+        raise EdgewireError(
+            f"private key file {desired.private_key_file}: not there; edgewire.fleet.wireguard_key makes it"
+        )
+    missing = [peer.name for peer in desired.peers if peer.public_key is None]
+    if missing:
+        names = ", ".join(missing)
+        raise EdgewireError(f"no public key is known of peers {names}; only check mode allows that")

@@ -1,0 +1,119 @@
+#!/usr/bin/python
+# SPDX-FileCopyrightText: 2026 The edgewire.fleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: fleet_verify
+short_description: Hold a host against its plan
+version_added: 0.1.0
+description:
+  - Compares WireGuard, routes and rules, programs on their hooks, and map contents with the host's plan, all as the kernel has
+    them, and sends a probe packet for each service through the live XDP program.
+  - Reports every difference with its layer, what is expected and what was found. Does not fail on differences; the play decides
+    what they mean.
+  - Changes nothing, except that each service's counter of packets from clients goes up by one for the probe.
+extends_documentation_fragment:
+  - edgewire.fleet.programs
+requirements:
+  - python3-bpfcc (libbpf 1.x), python3-pyroute2
+attributes:
+  check_mode:
+    support: full
+    description: Reads only.
+  diff_mode:
+    support: none
+    description: Changes nothing.
+  platform:
+    support: full
+    description: Linux.
+    platforms: linux
+options:
+  plan:
+    description: The host's plan, as M(edgewire.fleet.fleet_plan) wrote it on the controller.
+    type: dict
+    required: true
+  plan_file:
+    description: Where on the host the plan it was last given lies.
+    type: path
+    default: /etc/edgewire/plan.json
+  preshared_secret:
+    description:
+      - The same as given to M(edgewire.fleet.wireguard). Without it, preshared keys that the plan
+        asks for and the device has are reported as not known to be right.
+    type: str
+seealso:
+  - module: edgewire.fleet.fleet_plan
+author:
+  - The edgewire.fleet contributors (@edgewire)
+"""
+
+EXAMPLES = r"""
+- name: Hold the host against its plan
+  edgewire.fleet.fleet_verify:
+    plan: "{{ edgewire_plan }}"
+  register: verdict
+
+- name: Stop where something is not as planned
+  ansible.builtin.assert:
+    that: verdict.drifts | length == 0
+"""
+
+RETURN = r"""
+drifts:
+  description: What is not as the plan says. Empty where all is well.
+  returned: success
+  type: list
+  elements: dict
+  sample:
+    - layer: edge maps
+      kind: service
+      name: 203.0.113.53:53/udp
+      expected: {name: dns, backends: {"worker1 (2771406)": 1.0}, table: 0d1f63b7c1aa}
+      found:
+layers:
+  description: The layers that were held against the plan.
+  returned: success
+  type: list
+  elements: str
+  sample: [plan, wireguard, routes, edge programs, edge maps, probe]
+peers:
+  description: WireGuard peers and whether their session is V(up), V(stale) (last handshake over 180 s ago) or V(never) began.
+  returned: success
+  type: list
+  elements: dict
+  sample:
+    - {name: worker1, session: up}
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from ansible_collections.edgewire.fleet.plugins.module_utils.bpf import options
+from ansible_collections.edgewire.fleet.plugins.module_utils.modules import run_module
+from ansible_collections.edgewire.fleet.plugins.module_utils.verify import layers
+
+
+def work(params: Mapping[str, Any], check_mode: bool) -> dict[str, Any]:
+    """Verify and report."""
+    return {"changed": False, **layers.verify(params).to_dict()}
+
+
+def main() -> None:
+    """Module entry point."""
+    run_module(
+        {
+            "plan": {"type": "dict", "required": True},
+            "plan_file": {"type": "path", "default": "/etc/edgewire/plan.json"},
+            "preshared_secret": {"type": "str", "no_log": True},
+            **options.CAPACITY_SPEC,
+            **options.SOURCES_SPEC,
+        },
+        work,
+        libraries=("pyroute2",),
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,231 @@
+#!/usr/bin/python
+# SPDX-FileCopyrightText: 2026 The edgewire.fleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: forwarder_map
+short_description: Write what the forwarder's maps shall say
+version_added: 0.1.0
+description:
+  - Compares the maps of the running programs, found through the programs themselves, with what is wanted, and writes the
+    difference in batches, in an order in which every packet finds whole entries. What was written is read back.
+  - A service's load balancing table (weighted Maglev, the same on every edge) is written to free space and switched to by one
+    entry, so that a packet sees the old table or the new one.
+  - The maps belong to this collection; entries that are not wanted are removed.
+requirements:
+  - python3-bpfcc (libbpf 1.x)
+attributes:
+  check_mode:
+    support: full
+    description: Reads the running maps. Where the programs do not run yet, everything is shown as to be added.
+  diff_mode:
+    support: full
+    description: One line for each service, backend, endpoint or edge that changes, in addresses, ports and names.
+  platform:
+    support: full
+    description: Linux.
+    platforms: linux
+options:
+  role:
+    description: Whose maps.
+    type: str
+    choices: [edge, worker]
+    required: true
+  relay_address:
+    description: This host's relay address, which is in its peers' allowed IPs and assigned to no interface.
+    type: str
+    required: true
+  relay_address_ipv6:
+    description: The same for IPv6. Needed for IPv6 VIPs.
+    type: str
+  wireguard_interface:
+    description: The WireGuard interface.
+    type: str
+    default: wg0
+  uplink:
+    description: The interface on which clients' packets arrive. For O(role=edge).
+    type: str
+    default: eth0
+  container_interface:
+    description: The bridge that the containers hang on. For O(role=worker).
+    type: str
+    default: podman0
+  workers:
+    description: The workers that backends are on. For O(role=edge).
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      name:
+        description: The worker's inventory name.
+        type: str
+        required: true
+      relay_address:
+        description: The worker's relay address.
+        type: str
+        required: true
+      relay_address_ipv6:
+        description: The worker's IPv6 relay address.
+        type: str
+  services:
+    description: What this edge serves, one entry for each VIP and port. For O(role=edge).
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      name:
+        description: The service's name.
+        type: str
+        required: true
+      vip:
+        description: Service address, IPv4 or IPv6.
+        type: str
+        required: true
+      port:
+        description: UDP port on the VIP, of a range the first.
+        type: int
+        required: true
+      last_port:
+        description: Last port of a range. Without it the service has the one O(services[].port).
+        type: int
+      affinity:
+        description: Whether every flow is balanced for itself, or all flows of a client go to one backend.
+        type: str
+        choices: [flow, client]
+        default: flow
+      backends:
+        description: Where its packets go. Without a backend of a weight above 0 they are dropped and counted.
+        type: list
+        elements: dict
+        default: []
+        suboptions:
+          endpoint_id:
+            description: Fleet-wide number of this VIP, port and backend, from the plan.
+            type: int
+            required: true
+          worker:
+            description: Name of one of O(workers).
+            type: str
+            required: true
+          weight:
+            description: Share of the service's flows in proportion to the others'; 0 gets none.
+            type: int
+            default: 1
+  edges:
+    description: The edges whose packets this worker takes. For O(role=worker).
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      name:
+        description: The edge's inventory name.
+        type: str
+        required: true
+      relay_address:
+        description: The edge's relay address.
+        type: str
+        required: true
+      relay_address_ipv6:
+        description: The edge's IPv6 relay address.
+        type: str
+  endpoints:
+    description: The container endpoints on this worker. For O(role=worker).
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      endpoint_id:
+        description: Fleet-wide number of this VIP, port and backend, from the plan.
+        type: int
+        required: true
+      service:
+        description: The service's name.
+        type: str
+        required: true
+      vip:
+        description: Service address, IPv4 or IPv6.
+        type: str
+        required: true
+      port:
+        description: UDP port on the VIP, of a range the first.
+        type: int
+        required: true
+      last_port:
+        description: Last port of a range. Without it the endpoint has the one O(endpoints[].port).
+        type: int
+      container_address:
+        description: Address of the container, of the same family as the VIP.
+        type: str
+        required: true
+      container_port:
+        description: UDP port in the container, of a range the first; the others follow.
+        type: int
+        required: true
+seealso:
+  - module: edgewire.fleet.forwarder_map_info
+author:
+  - The edgewire.fleet contributors (@edgewire)
+"""
+
+EXAMPLES = r"""
+- name: Write an edge's services
+  edgewire.fleet.forwarder_map:
+    role: edge
+    relay_address: 100.96.0.1
+    uplink: eth0
+    workers:
+      - {name: worker1, relay_address: 100.96.0.3}
+    services:
+      - name: dns
+        vip: 203.0.113.53
+        port: 53
+        backends:
+          - {endpoint_id: 2771406, worker: worker1, weight: 1}
+
+- name: Write a worker's endpoints from its plan
+  edgewire.fleet.forwarder_map:
+    role: worker
+    relay_address: "{{ edgewire_plan.worker.relay_address }}"
+    edges: "{{ edgewire_plan.worker.edges }}"
+    endpoints: "{{ edgewire_plan.worker.endpoints }}"
+"""
+
+RETURN = r"""
+steps:
+  description: What was changed, or would be in check mode; verb, kind, name, before and after.
+  returned: success
+  type: list
+  elements: dict
+  sample:
+    - verb: add
+      kind: service
+      name: 203.0.113.53:53/udp
+      before:
+      after: {name: dns, backends: {"worker1 (2771406)": 1.0}, table: 0d1f63b7c1aa}
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from ansible_collections.edgewire.fleet.plugins.module_utils.bpf import contents
+from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.options import CONTENTS_SPEC
+from ansible_collections.edgewire.fleet.plugins.module_utils.modules import run_module
+from ansible_collections.edgewire.fleet.plugins.module_utils.steps import result_of
+
+
+def work(params: Mapping[str, Any], check_mode: bool) -> dict[str, Any]:
+    """Compare and write the maps of one role."""
+    role = params["role"]
+    steps = contents.preview(role, params, may_be_missing=True) if check_mode else contents.ensure(role, params)
+    return result_of(steps, f"{role} maps")
+
+
+def main() -> None:
+    """Module entry point."""
+    run_module(CONTENTS_SPEC, work, exclusive=True)
+
+
+if __name__ == "__main__":
+    main()

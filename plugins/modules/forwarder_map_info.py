@@ -1,0 +1,107 @@
+#!/usr/bin/python
+# SPDX-FileCopyrightText: 2026 The edgewire.fleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: forwarder_map_info
+short_description: Show what the forwarder's maps say
+version_added: 0.1.0
+description:
+  - Reads the maps of the programs that run on this host and shows services, backends, endpoints, counters and drops in
+    addresses, ports and names.
+  - Everything but names comes from the kernel. Names are those of the plan that the host was last given; what that does not
+    know has none.
+requirements:
+  - python3-bpfcc (libbpf 1.x)
+attributes:
+  check_mode:
+    support: full
+    description: Reads only.
+  diff_mode:
+    support: none
+    description: Changes nothing.
+  platform:
+    support: full
+    description: Linux.
+    platforms: linux
+options: {}
+seealso:
+  - module: edgewire.fleet.forwarder_map
+author:
+  - The edgewire.fleet contributors (@edgewire)
+"""
+
+EXAMPLES = r"""
+- name: Show what edge1 forwards
+  edgewire.fleet.forwarder_map_info:
+  register: forwarder
+
+# The same for one host, from the shell:
+# ansible edge1 -i inventories/lab -m edgewire.fleet.forwarder_map_info
+"""
+
+RETURN = r"""
+edge:
+  description: The edge's maps; null where the edge's programs do not run on this host.
+  returned: success
+  type: dict
+  sample:
+    relay_address: 100.96.0.1
+    relay_address_ipv6: fd65:6467:6577:1::1
+    uplink: eth0
+    wireguard_interface: wg0
+    services:
+      - name: dns
+        vip: 203.0.113.53
+        ports: "53"
+        protocol: udp
+        affinity: flow
+        table_size: 4093
+        backends:
+          - {worker: worker1, worker_relay_address: 100.96.0.3, endpoint_id: 2771406, share: 0.5005}
+        counters: {in_packets: 12, in_bytes: 816, out_packets: 12, out_bytes: 1104}
+    drops: {ttl_expired: 1}
+worker:
+  description: The worker's maps; null where the worker's programs do not run on this host.
+  returned: success
+  type: dict
+  sample:
+    relay_address: 100.96.0.3
+    relay_address_ipv6: fd65:6467:6577:1::3
+    wireguard_interface: wg0
+    container_interface: podman0
+    edges:
+      - {name: edge1, relay_address: 100.96.0.1}
+    endpoints:
+      - endpoint_id: 2771406
+        service: dns
+        vip: 203.0.113.53
+        ports: "53"
+        protocol: udp
+        container_address: 10.88.0.53
+        container_port: 53
+        counters: {in_packets: 12, in_bytes: 816, out_packets: 12, out_bytes: 1104}
+    drops: {}
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from ansible_collections.edgewire.fleet.plugins.module_utils.bpf import info
+from ansible_collections.edgewire.fleet.plugins.module_utils.modules import run_module
+
+
+def work(params: Mapping[str, Any], check_mode: bool) -> dict[str, Any]:
+    """Read both roles' maps."""
+    return {"changed": False, "edge": info.info("edge"), "worker": info.info("worker")}
+
+
+def main() -> None:
+    """Module entry point."""
+    run_module({}, work)
+
+
+if __name__ == "__main__":
+    main()

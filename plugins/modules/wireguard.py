@@ -1,0 +1,235 @@
+#!/usr/bin/python
+# SPDX-FileCopyrightText: 2026 The edgewire.fleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Module `edgewire.fleet.wireguard`."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: wireguard
+short_description: Make a WireGuard device what the plan says
+version_added: 0.1.0
+author: The edgewire.fleet contributors (@edgewire)
+description:
+  - Compares device, MTU, addresses and peers with the kernel, or with C(wireguard-go), never with a
+    file, and changes only what differs. Sessions of peers that are not changed go on.
+  - A device that this module makes carries the interface alias C(edgewire.fleet). Peers and
+    addresses that are not wanted are removed only from a device so marked, see O(purge).
+  - A peer's endpoint that differs while its session is alive (latest handshake less than 180 seconds
+    ago) was learned by roaming and is no drift, see O(roaming).
+options:
+  interface:
+    description: Name of the device, 15 characters at most.
+    type: str
+    default: wg0
+  state:
+    description:
+      - V(absent) removes a device that this module made, and refuses to remove another.
+      - V(rendered) touches nothing, not even to look, and returns the device as configuration files,
+        see RV(rendered).
+      - V(gathered) reads the device that is there and returns it as options of this module, see
+        RV(gathered). Given back with O(state=present), they change nothing on a device that is up, as
+        long as O(private_key_file) holds its key; M(edgewire.fleet.wireguard_key) can take that from
+        the device.
+    type: str
+    choices: [present, absent, rendered, gathered]
+    default: present
+  private_key_file:
+    description: The private key on the host; M(edgewire.fleet.wireguard_key) makes it.
+    type: path
+    default: /etc/edgewire/wireguard/wg0.key
+  listen_port:
+    description: UDP port. Not given, it stays as it is.
+    type: int
+  fwmark:
+    description: Mark of the encrypted packets, V(0) for none. Not given, it stays as it is.
+    type: int
+  mtu:
+    description: MTU in bytes, at least 1280 with IPv6. Not given, it stays as it is.
+    type: int
+  addresses:
+    description: Addresses of the device, with prefix length.
+    type: list
+    elements: str
+    default: []
+  peers:
+    description: All peers of the device.
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      name:
+        description: What the peer is called in steps and errors.
+        type: str
+        required: true
+      public_key:
+        description: Public key in base64. V(null), not made yet, is accepted in check mode only.
+        type: str
+      endpoint:
+        description: IP address and UDP port, C(192.0.2.1:51820) or C([2001:db8::1]:51820).
+        type: str
+      allowed_ips:
+        description: Networks that the peer may send from, and is sent to. Order does not matter.
+        type: list
+        elements: str
+        default: []
+      persistent_keepalive:
+        description: Seconds between keepalives, V(0) for none.
+        type: int
+        default: 0
+      preshared:
+        description:
+          - Whether there is a preshared key with this peer, the one that follows from
+            O(preshared_secret). V(false) takes one away; not given, it stays as it is.
+        type: bool
+  host:
+    description: The host's own name, as its peers call it. Needed with O(preshared_secret).
+    type: str
+  preshared_secret:
+    description:
+      - The fleet's secret, 32 characters at least, from a vault. Each pair of hosts gets its own
+        preshared key, HKDF-SHA256 (RFC 5869) of the secret with salt
+        C(edgewire.fleet WireGuard preshared key 1) and as info the two names in sorted order with a
+        zero byte between them.
+      - Never returned, shown or logged; the diff says V(set), V(unset) or V(changed).
+      - A session goes on when its key changes. The next handshake, within two minutes, fails until
+        both sides have the same key, and is tried again every 5 seconds.
+    type: str
+  transport:
+    description:
+      - V(kernel) is the kernel's WireGuard, V(userspace) is C(wireguard-go).
+      - V(auto) is what an existing device is. A new one is made in the kernel if that has WireGuard.
+    type: str
+    choices: [auto, kernel, userspace]
+    default: auto
+  purge:
+    description:
+      - Whether peers and addresses that are not wanted are removed. Not given, they are removed from
+        a device that this module made and left on any other.
+      - With O(state=absent), V(true) removes a device that this module did not make.
+    type: bool
+  roaming:
+    description: V(false) sets an endpoint that differs even while the peer's session is alive.
+    type: bool
+    default: true
+attributes:
+  check_mode:
+    support: full
+    description: Changes nothing and says exactly what would change.
+  diff_mode:
+    support: full
+    description: Shows the steps; keys are shown by their public half only.
+  platform:
+    support: full
+    platforms: linux
+    description: Where it runs.
+requirements:
+  - pyroute2 (Debian package C(python3-pyroute2)), wg(8) (C(wireguard-tools))
+  - wireguard-go (C(wireguard-go)) where the kernel has no WireGuard
+seealso:
+  - module: edgewire.fleet.wireguard_key
+  - module: edgewire.fleet.routes
+"""
+
+EXAMPLES = r"""
+- name: What the host's plan says
+  edgewire.fleet.wireguard: "{{ plan.wireguard }}"
+
+- name: One device by hand
+  edgewire.fleet.wireguard:
+    interface: wg0
+    listen_port: 51820
+    mtu: 1420
+    addresses: [100.64.0.1/32]
+    peers:
+      - name: worker1
+        public_key: 2rPgm8k8H3yVbYvVfBbG2bM3wX5M7q1Q5o5m9mQ0GkE=
+        endpoint: 192.0.2.21:51820
+        allowed_ips: [100.64.0.3/32]
+        persistent_keepalive: 25
+        preshared: true
+    host: edge1
+    preshared_secret: "{{ edgewire_preshared_secret }}"
+
+- name: Read a device that somebody made by hand
+  edgewire.fleet.wireguard:
+    interface: wg0
+    state: gathered
+  register: found
+"""
+
+RETURN = r"""
+rendered:
+  description:
+    - Files by path, for wg-quick(8) and for systemd-networkd. They name the file of the private key;
+      neither that nor a preshared key is in them.
+  returned: O(state=rendered)
+  type: dict
+  sample:
+    /etc/wireguard/wg0.conf: "[Interface]\nListenPort = 51820\n…"
+    /etc/systemd/network/50-wg0.netdev: "[NetDev]\nName = wg0\n…"
+    /etc/systemd/network/50-wg0.network: "[Match]\nName = wg0\n…"
+gathered:
+  description:
+    - The device as options; V(null) if there is none. Peers are called as in O(peers), others by their
+      public key. Of a preshared key nothing is returned; C(preshared) is then V(null).
+  returned: O(state=gathered)
+  type: dict
+steps:
+  description: What changed, or would change; verb, kind, name, before, after.
+  returned: O(state=present), O(state=absent)
+  type: list
+  elements: dict
+transport:
+  description: What the device is, V(kernel) or V(userspace); V(null) where there is none.
+  returned: O(state=present), O(state=absent)
+  type: str
+peers:
+  description: The device's peers; handshake in seconds since 1970, 0 if there was none.
+  returned: O(state=present), O(state=absent)
+  type: list
+  elements: dict
+  sample:
+    - {name: worker1, public_key: 2rPg…, endpoint: "192.0.2.21:51820", latest_handshake: 0,
+       rx_bytes: 0, tx_bytes: 0}
+roamed:
+  description: Peers whose endpoint differs and is left alone, with the endpoint where they are.
+  returned: O(state=present), O(state=absent)
+  type: dict
+unknown_peers:
+  description: Public keys on the device that are not wanted and were left.
+  returned: O(state=present), O(state=absent)
+  type: list
+  elements: str
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from ansible_collections.edgewire.fleet.plugins.module_utils.modules import run_module
+from ansible_collections.edgewire.fleet.plugins.module_utils.steps import result_of
+from ansible_collections.edgewire.fleet.plugins.module_utils.wireguard import arguments, backend
+
+
+def work(params: Mapping[str, Any], check_mode: bool) -> dict[str, Any]:
+    """Converge or remove the device, or only tell of it; the module's result."""
+    if params["state"] == "rendered":
+        return {"changed": False, "rendered": backend.rendered(params)}
+    if params["state"] == "gathered":
+        return {"changed": False, "gathered": backend.gathered(params)}
+    if params["state"] == "absent":
+        force = params["purge"] is True
+        outcome = backend.apply_absent(params["interface"], force, check_mode)
+    else:
+        outcome = backend.apply(params, check_mode)
+    shown = backend.describe(outcome, params["peers"])
+    return result_of(outcome.steps, params["interface"], **shown)
+
+
+def main() -> None:
+    """Run the module."""
+    run_module(arguments.SPEC, work, libraries=("pyroute2",), exclusive=True)
+
+
+if __name__ == "__main__":
+    main()
