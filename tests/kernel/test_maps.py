@@ -1,0 +1,359 @@
+# SPDX-FileCopyrightText: 2026 The edgewire.fleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Map contents in the kernel: filled, damaged with bpftool, repaired, told in human terms."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.edgewire.fleet.plugins.module_utils.bpf import contents, edge_state, info, layout
+from ansible_collections.edgewire.fleet.plugins.module_utils.errors import EdgewireError
+from ansible_collections.edgewire.fleet.plugins.module_utils.steps import Step
+from ansible_collections.edgewire.fleet.tests.kernel.bpf_support import (
+    CLIENT,
+    CONTAINER,
+    DNS_ENDPOINT,
+    ECHO_CONTAINER_PORT,
+    ECHO_ENDPOINT,
+    ECHO_PORT,
+    ECHO_VIP,
+    EDGE_PARAMS,
+    EDGE_RELAY,
+    GAMES_CONTAINER_PORT,
+    GAMES_LAST_PORT,
+    GAMES_PORT,
+    PORT,
+    V4,
+    V6,
+    VIP,
+    WORKER2_RELAY,
+    WORKER_PARAMS,
+    WORKER_RELAY,
+    Box,
+    Net,
+    WorkerBox,
+    datagram,
+    frame,
+    relay_packet,
+)
+
+pytest_plugins = ["ansible_collections.edgewire.fleet.tests.kernel.bpf_support"]
+pytestmark = pytest.mark.kernel
+
+
+def bpftool(verb: str, box: Box, name: str, *more: str) -> None:
+    """Change a running map behind the collection's back."""
+    command = ["bpftool", "map", verb, "id", str(box.maps[name].info.id), *more]
+    subprocess.run(command, check=True, capture_output=True)
+
+
+def words(data: bytes) -> list[str]:
+    """Bytes as bpftool wants them."""
+    return [str(byte) for byte in data]
+
+
+def told(steps: list[Step]) -> list[tuple[str, str, str]]:
+    """Steps without their values."""
+    return [(step.verb, step.kind, step.name) for step in steps]
+
+
+def expect_repair(role: str, params: dict[str, Any], expected: list[tuple[str, str, str]]) -> list[Step]:
+    """Preview names the damage, ensure repairs just that, and nothing is left to do; the steps."""
+    steps = contents.preview(role, params)
+    assert told(steps) == expected
+    assert contents.ensure(role, params) == steps
+    assert contents.preview(role, params) == []
+    return steps
+
+
+@pytest.mark.parametrize("name", ["edge_box", "worker_box"])
+def test_a_second_run_does_nothing(request: pytest.FixtureRequest, name: str) -> None:
+    box = request.getfixturevalue(name)
+    params = {"edge": EDGE_PARAMS, "worker": WORKER_PARAMS}[box.role]
+    assert contents.preview(box.role, params) == []
+    assert contents.ensure(box.role, params) == []
+
+
+SERVICE_KEY = words(layout.SERVICE_KEY.pack({"vip": VIP, "port": PORT}))
+DNS_KEY = words(DNS_ENDPOINT.to_bytes(4, "big"))
+
+
+def test_a_removed_service(edge_box: Box) -> None:
+    bpftool("delete", edge_box, "ew_services", "key", *SERVICE_KEY)
+    (step,) = expect_repair("edge", EDGE_PARAMS, [("add", "service", f"{VIP}:{PORT}/udp")])
+    assert step.before is None
+    assert step.after is not None
+    assert (step.after["name"], step.after["backends"]) == ("dns", {f"worker1 ({DNS_ENDPOINT})": 1.0})
+
+
+def test_a_removed_reply_entry(edge_box: Box) -> None:
+    bpftool("delete", edge_box, "ew_endpoints", "key", *DNS_KEY)
+    (step,) = expect_repair("edge", EDGE_PARAMS, [("change", "backend", f"dns on worker1 ({DNS_ENDPOINT})")])
+    assert step.before is not None
+    assert step.after is not None
+    assert (step.before["reply_entry"], step.after["reply_entry"]) == (False, True)
+
+
+def slot_of(box: Box, endpoint_id: int) -> int:
+    """Where the backend of an endpoint lies."""
+    return edge_state.read(box.maps).endpoints[endpoint_id]
+
+
+def test_an_overwritten_backend(edge_box: Box) -> None:
+    slot = slot_of(edge_box, DNS_ENDPOINT)
+    wrong = {"endpoint_id": DNS_ENDPOINT, "worker_relay": "192.0.2.66", "vip": VIP, "port": PORT, "stats_index": 0}
+    key = words(layout.U32.pack({"value": slot}))
+    bpftool("update", edge_box, "ew_backends", "key", *key, "value", *words(layout.BACKEND.pack(wrong)))
+    (step,) = [s for s in contents.preview("edge", EDGE_PARAMS) if s.kind == "backend"]
+    assert step.before is not None
+    assert step.after is not None
+    assert (step.before["worker"], step.after["worker"]) == ("192.0.2.66", "worker1")
+    contents.ensure("edge", EDGE_PARAMS)
+    assert contents.preview("edge", EDGE_PARAMS) == []
+
+
+def test_an_overwritten_table(edge_box: Box) -> None:
+    state = edge_state.read(edge_box.maps)
+    entry = state.entries[edge_state.Entry("ew_services", VIP, PORT, 16)]
+    place = words(layout.U32.pack({"value": entry["lut_offset"]}))
+    other = words(layout.U32.pack({"value": slot_of(edge_box, ECHO_ENDPOINT)}))
+    bpftool("update", edge_box, "ew_lut", "key", *place, "value", *other)
+    (step,) = expect_repair("edge", EDGE_PARAMS, [("change", "service", f"{VIP}:{PORT}/udp")])
+    assert step.before is not None
+    assert step.before["backends"] == {f"worker1 ({ECHO_ENDPOINT})": 1.0}
+
+
+def test_a_stray_service_and_a_stray_reply_entry(edge_box: Box) -> None:
+    stray = words(layout.SERVICE_KEY.pack({"vip": "203.0.113.99", "port": 99}))
+    bpftool("update", edge_box, "ew_services", "key", *stray, "value", *words(bytes(layout.SERVICE.size)))
+    bpftool("update", edge_box, "ew_endpoints", "key", "0", "0", "0", "9", "value", "9", "0", "0", "0")
+    expected = [("remove", "reply entry", "9"), ("remove", "service", "203.0.113.99:99/udp")]
+    steps = contents.ensure("edge", EDGE_PARAMS)
+    assert sorted(told(steps)) == sorted(expected)
+    assert contents.preview("edge", EDGE_PARAMS) == []
+
+
+def test_overwritten_configuration(edge_box: Box) -> None:
+    wrong = layout.EDGE_CONFIG.pack({"relay": "100.96.9.9", "wireguard_ifindex": 1, "uplink_ifindex": 1})
+    bpftool("update", edge_box, "ew_config", "key", "0", "0", "0", "0", "value", *words(wrong))
+    (step,) = expect_repair("edge", EDGE_PARAMS, [("change", "configuration", "edge")])
+    assert step.before is not None
+    assert step.after is not None
+    assert (step.before["relay"], step.after["relay"]) == ("100.96.9.9", EDGE_RELAY)
+    assert (step.before["relay6"], step.after["relay6"]) == ("", V6.edge_relay)
+
+
+def test_a_removed_endpoint(worker_box: WorkerBox) -> None:
+    bpftool("delete", worker_box, "ew_endpoints", "key", *DNS_KEY)
+    (step,) = expect_repair("worker", WORKER_PARAMS, [("add", "endpoint", f"dns ({DNS_ENDPOINT})")])
+    assert step.after == {"service": f"{VIP}:{PORT}/udp", "container": f"{CONTAINER} port {PORT}"}
+
+
+def test_a_removed_edge(worker_box: WorkerBox, net: Net) -> None:
+    key = words(layout.ADDRESS.pack({"value": net.edge_relay}))
+    bpftool("delete", worker_box, "ew_edges", "key", *key)
+    (step,) = expect_repair("worker", WORKER_PARAMS, [("add", "edge", f"edge1 {net.edge_relay}")])
+    assert step.after == {"relay_address": net.edge_relay}
+
+
+def test_a_removed_ipv6_service(edge_box: Box) -> None:
+    key = words(layout.SERVICE6_KEY.pack({"vip": V6.dns_vip, "port": PORT}))
+    bpftool("delete", edge_box, "ew_services6", "key", *key)
+    expect_repair("edge", EDGE_PARAMS, [("add", "service", f"[{V6.dns_vip}]:{PORT}/udp")])
+
+
+def games_entries(net: Net) -> list[edge_state.Entry]:
+    """The entries of the range of ports."""
+    return edge_state.entries_of((net.games_vip, GAMES_PORT, GAMES_LAST_PORT))
+
+
+def games_text(net: Net) -> str:
+    """The range of ports as people read it."""
+    host = f"[{net.games_vip}]" if net.version == 6 else net.games_vip
+    return f"{host}:{GAMES_PORT}-{GAMES_LAST_PORT}/udp"
+
+
+@pytest.mark.parametrize("which", [0, 3, -1])
+def test_a_removed_part_of_a_range(edge_box: Box, net: Net, which: int) -> None:
+    entry = games_entries(net)[which]
+    bpftool("delete", edge_box, entry.map, "key", *words(entry.pack()))
+    (step,) = expect_repair("edge", EDGE_PARAMS, [("change", "service", games_text(net))])
+    assert step.before is not None
+    assert step.before["entries"].startswith(f"{len(games_entries(net)) - 1} of {len(games_entries(net))}")
+
+
+def test_a_removed_range(edge_box: Box, net: Net) -> None:
+    for entry in games_entries(net):
+        bpftool("delete", edge_box, entry.map, "key", *words(entry.pack()))
+    expect_repair("edge", EDGE_PARAMS, [("add", "service", games_text(net))])
+
+
+def test_an_overwritten_part_of_a_range(edge_box: Box, net: Net) -> None:
+    entry = games_entries(net)[2]
+    bpftool("update", edge_box, entry.map, "key", *words(entry.pack()), "value", *words(bytes(layout.SERVICE.size)))
+    expect_repair("edge", EDGE_PARAMS, [("change", "service", games_text(net))])
+
+
+def test_a_stray_prefix(edge_box: Box, net: Net) -> None:
+    """Over all ports of a VIP: what is not wanted goes, and what is wanted stays."""
+    stray = edge_state.Entry(games_entries(net)[0].map, net.games_vip, 0, 0)
+    bpftool("update", edge_box, stray.map, "key", *words(stray.pack()), "value", *words(bytes(layout.SERVICE.size)))
+    expect_repair("edge", EDGE_PARAMS, [("remove", "service", stray.text)])
+
+
+def test_large_contents_come_and_go(edge_box: Box) -> None:
+    """Sixty services with pools: as much as these small maps hold, in batches."""
+    params = deepcopy(EDGE_PARAMS)
+    params["services"] = [
+        {
+            "name": f"service{n}",
+            "vip": f"203.0.113.{n}",
+            "port": 1000 + n,
+            "backends": [
+                {"endpoint_id": n * 10 + k, "worker": f"worker{k}", "weight": k} for k in ((1, 2) if n <= 10 else (1,))
+            ],
+        }
+        for n in range(1, 61)
+    ]
+    gone = 2 * (3 + 2 + len(games_entries(V4)))  # of each family: three backends, two single ports, a range
+    configuration = 1  # there is no range any more
+    assert len(contents.ensure("edge", params)) == 60 + 70 + gone + configuration
+    assert contents.preview("edge", params) == []
+    state = edge_state.read(edge_box.maps)
+    assert len(state.entries) == 60
+    assert len(state.backends) == 70
+    contents.ensure("edge", EDGE_PARAMS)
+    assert contents.preview("edge", EDGE_PARAMS) == []
+
+
+def test_where_nothing_runs(make_netns: Callable[[], Any]) -> None:
+    with make_netns() as ns:
+        ns.run("ip", "link", "add", "eth0", "type", "veth", "peer", "name", "eth1")
+        assert info.info("edge") is None
+        assert len(contents.preview("edge", EDGE_PARAMS, may_be_missing=True)) == 6 + 6 + 1
+        with pytest.raises(EdgewireError, match="run tc_delivery first"):
+            contents.ensure("worker", WORKER_PARAMS)
+
+
+@pytest.fixture
+def plan_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The plan that names come from."""
+    path = tmp_path / "plan.json"
+    path.write_text(json.dumps({"edge": EDGE_PARAMS, "worker": WORKER_PARAMS}))
+    monkeypatch.setattr(info, "PLAN_FILE", path)
+    return path
+
+
+def named(entries: list[dict[str, Any]], vip: str) -> dict[str, Any]:
+    """The one entry of a VIP."""
+    (entry,) = [entry for entry in entries if entry["vip"] == vip]
+    return entry
+
+
+def difference(now: dict[str, int], before: dict[str, int]) -> dict[str, int]:
+    """What counters grew by."""
+    return {name: now.get(name, 0) - before.get(name, 0) for name in now}
+
+
+def test_the_edge_in_human_terms(edge_box: Box, plan_file: Path) -> None:
+    before = info.info("edge")
+    assert before is not None
+    edge_box.wire.send(frame(datagram(CLIENT, VIP, 40_000, PORT)))
+    edge_box.tun.read()
+    edge_box.wire.send(frame(datagram(CLIENT, VIP, 40_000, PORT, ttl=1)))
+    edge_box.wire.send(frame(datagram(CLIENT, VIP, 40_001, PORT)))
+    edge_box.tun.read()
+    edge_box.tun.write(relay_packet(WORKER_RELAY, EDGE_RELAY, DNS_ENDPOINT, CLIENT, datagram(VIP, CLIENT, PORT, 1)))
+    edge_box.wire.read()
+    now = info.info("edge")
+    assert now is not None
+    assert (now["relay_address"], now["uplink"], now["wireguard_interface"]) == (EDGE_RELAY, "eth0", "wg0")
+    assert now["relay_address_ipv6"] == V6.edge_relay
+    assert [service["name"] for service in now["services"]] == ["echo", "dns", "games"] * 2
+    assert [service["vip"] for service in now["services"]] == [net.vip(n) for net in (V4, V6) for n in (7, 53, 90)]
+    for net in (V4, V6):
+        games = named(now["services"], net.games_vip)
+        assert (games["ports"], games["affinity"]) == (f"{GAMES_PORT}-{GAMES_LAST_PORT}", "flow")
+        assert [b["worker_relay_address"] for b in games["backends"]] == [net.worker_relay]
+        assert [b["worker"] for b in games["backends"]] == ["worker1"]
+    dns = named(now["services"], VIP)
+    counters = dns.pop("counters")
+    assert dns == {
+        "name": "dns",
+        "vip": VIP,
+        "ports": str(PORT),
+        "protocol": "udp",
+        "affinity": "flow",
+        "table_size": 1,
+        "backends": [
+            {
+                "endpoint_id": DNS_ENDPOINT,
+                "worker": "worker1",
+                "worker_relay_address": WORKER_RELAY,
+                "share": 1.0,
+            }
+        ],
+    }
+    grown = difference(counters, named(before["services"], VIP)["counters"])
+    assert grown == {"in_packets": 2, "in_bytes": 66, "out_packets": 1, "out_bytes": 33}
+    assert difference(now["drops"], before["drops"])["ttl_expired"] == 1
+    assert info.info("worker") is None
+
+
+def test_shares_and_workers_without_a_name(edge_box: Box, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(info, "PLAN_FILE", tmp_path / "nowhere.json")
+    params = deepcopy(EDGE_PARAMS)
+    params["services"][0]["backends"] = [
+        {"endpoint_id": 21, "worker": "worker1", "weight": 1},
+        {"endpoint_id": 22, "worker": "worker2", "weight": 3},
+        {"endpoint_id": 23, "worker": "worker2", "weight": 0},
+    ]
+    contents.ensure("edge", params)
+    now = info.info("edge")
+    assert now is not None
+    dns = named(now["services"], VIP)
+    assert dns["name"] is None
+    assert {b["endpoint_id"]: round(b["share"], 2) for b in dns["backends"]} == {21: 0.25, 22: 0.75, 23: 0.0}
+    assert {b["worker_relay_address"] for b in dns["backends"]} == {WORKER_RELAY, WORKER2_RELAY}
+
+
+def test_the_worker_in_human_terms(worker_box: WorkerBox, plan_file: Path) -> None:
+    before = info.info("worker")
+    assert before is not None
+    inner = datagram(CLIENT, ECHO_VIP, 40_000, ECHO_PORT)
+    worker_box.tun.write(relay_packet(EDGE_RELAY, WORKER_RELAY, ECHO_ENDPOINT, CLIENT, inner))
+    worker_box.wire.read()
+    worker_box.wire.send(
+        frame(datagram(CONTAINER, CLIENT, ECHO_CONTAINER_PORT, 40_000), destination="02:00:00:00:88:01")
+    )
+    worker_box.tun.read()
+    now = info.info("worker")
+    assert now is not None
+    assert now["edges"] == [{"name": "edge1", "relay_address": net.edge_relay} for net in (V4, V6)]
+    assert (now["relay_address"], now["relay_address_ipv6"]) == (WORKER_RELAY, V6.worker_relay)
+    assert [endpoint["service"] for endpoint in now["endpoints"]] == ["echo", "dns", "games"] * 2
+    for net in (V4, V6):
+        games = named(now["endpoints"], net.games_vip)
+        assert games["ports"] == f"{GAMES_PORT}-{GAMES_LAST_PORT}"
+        assert (games["container_address"], games["container_port"]) == (net.container, GAMES_CONTAINER_PORT)
+    assert (now["wireguard_interface"], now["container_interface"]) == ("wg0", "podman0")
+    echo = named(now["endpoints"], ECHO_VIP)
+    counters = echo.pop("counters")
+    assert echo == {
+        "endpoint_id": ECHO_ENDPOINT,
+        "service": "echo",
+        "vip": ECHO_VIP,
+        "ports": str(ECHO_PORT),
+        "protocol": "udp",
+        "container_address": CONTAINER,
+        "container_port": ECHO_CONTAINER_PORT,
+    }
+    grown = difference(counters, named(before["endpoints"], ECHO_VIP)["counters"])
+    assert grown == {"in_packets": 1, "in_bytes": 33, "out_packets": 1, "out_bytes": 33}
+    assert info.info("edge") is None

@@ -1,0 +1,83 @@
+# SPDX-FileCopyrightText: 2026 The edgewire.fleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The lab as a fixture. A lab that is up is used as it is; one that is not is raised."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PLAYBOOK_SECONDS = 600
+
+
+@dataclass(frozen=True)
+class Lab:
+    root: Path
+    # Whether it was raised for these tests, and nobody minds when it goes.
+    is_ours: bool
+
+    def run(
+        self, box: str, *command: str, check: bool = True, input: str | None = None, timeout: float = 60
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command in a box, or in the router."""
+        return self._call([str(self.root / "lab/run"), box, *command], check, timeout, input)
+
+    def pid(self, box: str) -> int:
+        """The box's PID 1, as the host numbers it."""
+        return int(self._call([str(self.root / "lab/run"), "--pid", box], True, 10).stdout)
+
+    def switch(self, edge: str) -> None:
+        """Let the router send the VIPs to this edge."""
+        self._call([str(self.root / "lab/switch"), edge], True, 10)
+
+    def playbook(self, name: str, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Run a playbook of the collection against the lab; name it as a user would: edgewire.fleet.site."""
+        command = [str(self.root / ".venv/bin/ansible-playbook"), "-i", "inventories/lab", name, *arguments]
+        return self._call(command, check, PLAYBOOK_SECONDS)
+
+    def ansible(self, hosts: str, module: str, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Run one module on hosts of the lab."""
+        command = [str(self.root / ".venv/bin/ansible"), hosts, "-i", "inventories/lab", "-m", module, *arguments]
+        return self._call(command, check, PLAYBOOK_SECONDS)
+
+    def labctl(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Run one of the lab's own steps."""
+        return self._call([str(self.root / "lab/labctl"), *arguments], check, PLAYBOOK_SECONDS)
+
+    def _call(
+        self, command: list[str], check: bool, timeout: float, stdin: str | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        result = subprocess.run(
+            command,
+            cwd=self.root,
+            input=stdin,
+            stdin=subprocess.DEVNULL if stdin is None else None,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=timeout,
+            # The tests read what Ansible prints.
+            env={**os.environ, "ANSIBLE_NOCOLOR": "1", "ANSIBLE_FORCE_COLOR": "0"},
+        )
+        if check and result.returncode != 0:
+            pytest.fail(f"{' '.join(command)} ended with {result.returncode}\n{result.stdout}\n{result.stderr}")
+        return result
+
+
+@pytest.fixture(scope="session")
+def lab() -> Lab:
+    if os.geteuid() != 0:
+        pytest.skip("the lab needs root")
+    found = Lab(ROOT, is_ours=not Path("/var/lib/edgewire-lab").exists())
+    found.playbook("edgewire.fleet.lab_up")
+    return found
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    # What removes the lab comes after everything that needs it, in whatever file that is.
+    items.sort(key=lambda item: item.name.startswith("test_lab_down"))

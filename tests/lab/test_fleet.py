@@ -1,0 +1,380 @@
+# SPDX-FileCopyrightText: 2026 The edgewire.fleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The whole way: the site playbook on real boxes, real clients, real containers, and what the collection promises.
+
+The tests build on one another in the order in which they stand: from bare boxes to a fleet and back.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import re
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import yaml
+
+if TYPE_CHECKING:
+    from .conftest import Lab
+
+pytestmark = pytest.mark.lab
+
+EDGES = ("edge1", "edge2")
+WORKERS = ("worker1", "worker2")
+FLEET = (*EDGES, *WORKERS)
+CLIENTS = {"client1": "198.51.100.11", "client2": "198.51.100.12"}
+CLIENTS6 = {"client1": "2001:db8:c::11", "client2": "2001:db8:c::12"}
+DNS_VIP, ECHO_VIP, RANGE_VIP = "203.0.113.53", "203.0.113.7", "203.0.113.99"
+DNS_VIP6, ECHO_VIP6, RANGE_VIP6 = "2001:db8:53::53", "2001:db8:53::7", "2001:db8:53::99"
+DIG = ("dig", "+short", "+time=2", "+tries=1")
+
+
+def until(condition: Callable[[], bool], seconds: float = 20) -> None:
+    """Wait for something that another process does."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "did not come true in time"
+        time.sleep(0.2)
+
+
+def recap(output: str) -> dict[str, dict[str, int]]:
+    """Ansible's closing table: host to counts."""
+    rows = re.findall(r"^(\S+)\s+: (ok=.*)$", output, re.M)
+    return {host: {k: int(v) for k, v in re.findall(r"(\w+)=(\d+)", counts)} for host, counts in rows}
+
+
+def changed_tasks(output: str) -> set[tuple[str, str]]:
+    """(task, host) of everything that a run of ansible-playbook reports as changed."""
+    found, task = set(), ""
+    for line in output.splitlines():
+        if match := re.match(r"TASK \[(.*)\]", line):
+            task = match[1]
+        elif match := re.match(r"changed: \[(\S+?)\]", line):
+            found.add((task, match[1]))
+    return found
+
+
+def kernel_state(lab: Lab, box: str) -> dict[str, Any]:
+    """What a roll-out could leave on a box; interface counters and the like left out."""
+    script = """
+    bpftool net
+    find /sys/fs/bpf /etc/edgewire /var/lib/edgewire 2>/dev/null | sort
+    ip -o link | sed 's/@.*//; s/:.*mtu/ mtu/; s/ qlen.*//' | cut -d' ' -f2 | sort
+    ip rule; ip -6 rule; ip route show table all | sort; ip -6 route show table 7700 | sort
+    for i in eth0 podman0; do tc filter show dev $i ingress 2>/dev/null; tc qdisc show dev $i 2>/dev/null; done
+    systemctl list-units --all --no-legend 'edgewire*'
+    """
+    return {"text": lab.run(box, "sh", "-c", script).stdout}
+
+
+def answer(
+    lab: Lab, client: str = "client1", name: str = "www.edge.example", kind: str = "A", vip: str = DNS_VIP
+) -> str:
+    """What the DNS service on the VIP answers to a client; empty where nothing comes."""
+    said = lab.run(client, *DIG, f"@{vip}", name, kind, check=False).stdout
+    return "\n".join(line for line in said.splitlines() if not line.startswith(";;"))  # dig's own complaints
+
+
+def asked_by(lab: Lab, name: str) -> set[str]:
+    """The addresses that the DNS containers logged as asking for a name."""
+    logs = "".join(lab.run(worker, "podman", "logs", "dns").stderr for worker in WORKERS)
+    return set(re.findall(rf"query\[\w+\] {re.escape(name)} from (\S+)", logs))
+
+
+def map_id(lab: Lab, box: str, interface: str, name: str) -> int:
+    """The id of a map of the XDP program on a box's interface. A bare `bpftool map` lists those of all boxes."""
+    (shown,) = json.loads(lab.run(box, "bpftool", "-j", "net", "show", "dev", interface).stdout)
+    program = shown["xdp"][0]["id"]
+    used = json.loads(lab.run(box, "bpftool", "-j", "prog", "show", "id", str(program)).stdout)["map_ids"]
+    maps = (json.loads(lab.run(box, "bpftool", "-j", "map", "show", "id", str(i)).stdout) for i in used)
+    return int(next(found["id"] for found in maps if found["name"] == name))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def bare_boxes(lab: Lab) -> Iterator[None]:
+    """Start from boxes that have nothing of ours, whatever ran before."""
+    lab.switch("edge1")
+    lab.playbook("edgewire.fleet.teardown")
+    (lab.root / "inventories/lab/group_vars/all/edgewire_public_keys.yml").unlink(missing_ok=True)
+    yield
+    lab.switch("edge1")
+
+
+@pytest.fixture(scope="module")
+def bare(lab: Lab, bare_boxes: None) -> dict[str, dict[str, Any]]:
+    """The boxes' state before anything of ours is on them."""
+    return {box: kernel_state(lab, box) for box in FLEET}
+
+
+def test_check_on_bare_boxes_shows_what_the_run_then_does(lab: Lab, bare: dict[str, dict[str, Any]]) -> None:
+    check = lab.playbook("edgewire.fleet.site", "--check", "--diff").stdout
+    assert {box: kernel_state(lab, box) for box in FLEET} == bare
+    assert not (lab.root / "inventories/lab/group_vars/all/edgewire_public_keys.yml").exists()
+    foreseen = changed_tasks(check)
+    assert {host for _, host in foreseen} == set(FLEET)
+    assert f"service {DNS_VIP}:53/udp" in check
+
+    assert changed_tasks(lab.playbook("edgewire.fleet.site").stdout) == foreseen
+
+
+def test_a_second_run_changes_nothing(lab: Lab) -> None:
+    counts = recap(lab.playbook("edgewire.fleet.site").stdout)
+    assert set(counts) == set(FLEET)
+    assert all(row["changed"] == 0 and row["failed"] == 0 for row in counts.values()), counts
+
+
+def test_verify_passes(lab: Lab) -> None:
+    said = lab.playbook("edgewire.fleet.verify").stdout
+    for host in FLEET:
+        assert f"{host} is as planned" in said
+
+
+@pytest.mark.parametrize("family", [4, 6])
+@pytest.mark.parametrize("edge", EDGES)
+@pytest.mark.parametrize("client", CLIENTS)
+def test_a_client_gets_its_answer_and_the_container_sees_the_client(
+    lab: Lab, client: str, edge: str, family: int
+) -> None:
+    vip, addresses = (DNS_VIP, CLIENTS) if family == 4 else (DNS_VIP6, CLIENTS6)
+    lab.switch(edge)
+    try:
+        name = f"{client}-{edge}-{family}.edge.example"
+        assert answer(lab, client, vip=vip) == "198.18.0.80"
+        answer(lab, client, name, vip=vip)
+        assert asked_by(lab, name) == {addresses[client]}
+    finally:
+        lab.switch("edge1")
+
+
+def test_flows_are_spread_over_the_backends(lab: Lab) -> None:
+    said = {answer(lab, name="whoami.edge.example", kind="TXT") for _ in range(24)}
+    assert said == {'"worker1"', '"worker2"'}
+
+
+def test_one_flow_stays_with_one_backend_on_both_edges(lab: Lab) -> None:
+    """The same client port is the same flow: anycast may move it to the other edge and it keeps its backend."""
+
+    def who(port: int) -> str:
+        ask = (*DIG, f"@{DNS_VIP}", "-b", f"0.0.0.0#{port}", "whoami.edge.example", "TXT")
+        return lab.run("client1", *ask).stdout.strip()
+
+    ports = range(41000, 41006)
+    try:
+        through = {}
+        for edge in EDGES:
+            lab.switch(edge)
+            through[edge] = [who(port) for port in ports]
+    finally:
+        lab.switch("edge1")
+    assert through["edge1"] == through["edge2"]
+
+
+def echoed(lab: Lab, vip: str, port: int, source_port: int) -> str:
+    """What comes back to client2 from a UDP port of a VIP."""
+    sent = f"nc -u -n -w 1 -p {source_port} {vip} {port}"
+    return lab.run("client2", "sh", "-c", sent, input="hello").stdout
+
+
+def peers_of(lab: Lab, container: str) -> str:
+    """Everything that a container says on both workers about who sent to it."""
+    return "".join(lab.run(worker, "podman", "logs", container).stderr for worker in WORKERS)
+
+
+@pytest.mark.parametrize(
+    ("vip", "source_port", "seen"),
+    [
+        (ECHO_VIP, 42001, "AF=2 198.51.100.12:42001"),
+        (ECHO_VIP6, 42006, "AF=10 [2001:0db8:000c:0000:0000:0000:0000:0012]:42006"),
+    ],
+)
+def test_the_echo_service_has_another_port_in_the_container(lab: Lab, vip: str, source_port: int, seen: str) -> None:
+    assert echoed(lab, vip, 7, source_port) == "hello"
+    assert seen in peers_of(lab, "echo")
+
+
+@pytest.mark.parametrize("vip", [RANGE_VIP, RANGE_VIP6])
+def test_a_range_of_ports_is_mapped_to_the_containers_range(lab: Lab, vip: str) -> None:
+    """First, middle and last port answer from where they shall; a port outside is nobody's."""
+    for number, port in enumerate((10000, 10500, 10999)):
+        assert echoed(lab, vip, port, 42100 + number) == "hello"
+    assert echoed(lab, vip, 9999, 42110) == ""
+    assert echoed(lab, vip, 11000, 42111) == ""
+
+
+@pytest.mark.parametrize("vip", [DNS_VIP, DNS_VIP6])
+def test_a_real_load_loses_nothing(lab: Lab, vip: str) -> None:
+    lab.run("client1", "sh", "-c", "echo 'www.edge.example A' > /tmp/queries")
+    load = ("dnsperf", "-s", vip, "-d", "/tmp/queries", "-l", "10", "-Q", "2000", "-c", "16")
+    said = lab.run("client1", *load, timeout=90).stdout
+    assert re.search(r"Queries lost:\s+0 ", said), said
+    assert int(re.search(r"Queries completed:\s+(\d+)", said)[1]) > 1000, said  # type: ignore[index]
+
+
+def test_the_info_module_speaks_in_human_terms(lab: Lab) -> None:
+    said = lab.ansible("edge1", "edgewire.fleet.forwarder_map_info").stdout
+    told = yaml.safe_load(said.split("=>", 1)[1])
+    services = {(service["name"], service["vip"], service["ports"]): service for service in told["edge"]["services"]}
+    for vip in (DNS_VIP, DNS_VIP6):
+        dns = services["dns", vip, "53"]
+        assert {backend["worker"] for backend in dns["backends"]} == set(WORKERS)
+        assert dns["counters"]["in_packets"] > 0
+        assert dns["counters"]["out_packets"] > 0
+    assert ("range", RANGE_VIP6, "10000-10999") in services
+    assert told["worker"] is None
+
+
+def test_verify_names_every_drift_and_site_repairs_it(lab: Lab) -> None:
+    services = map_id(lab, "edge1", "eth0", "ew_services")
+    vip_and_port = [*(str(int(part)) for part in DNS_VIP.split(".")), "0", "53", "0", "0"]
+    lab.run("edge1", "bpftool", "map", "delete", "id", str(services), "key", *vip_and_port)
+    peers = lab.run("edge2", "wg", "show", "wg0", "peers").stdout.split()
+    lab.run("edge2", "wg", "set", "wg0", "peer", peers[0], "remove")
+    lab.run("worker1", "ip", "route", "del", "100.64.0.0/11", "table", "7700")
+    lab.run("worker2", "tc", "filter", "del", "dev", "wg0", "ingress")
+
+    verdict = lab.playbook("edgewire.fleet.verify", check=False)
+    assert verdict.returncode != 0
+    said = verdict.stdout
+    assert re.search(rf"edge1: edge maps: service {DNS_VIP}:53/udp: expected .*worker1.*found null", said), said
+    assert re.search(r"edge2: wireguard: peer worker\d: expected .*allowed_ips.*found null", said), said
+    assert re.search(r"worker1: routes: route .*100\.64\.0\.0/11.*: expected .*wg0.*found null", said), said
+    assert re.search(r"worker2: worker programs: program worker_ingress on wg0: expected .*found null", said), said
+
+    repaired = recap(lab.playbook("edgewire.fleet.site").stdout)
+    assert {host: row["changed"] for host, row in repaired.items()} == dict.fromkeys(FLEET, 1)
+    lab.playbook("edgewire.fleet.verify")
+    assert answer(lab) == "198.18.0.80"
+
+
+def test_a_limit_keeps_every_peer(lab: Lab) -> None:
+    peers = {box: sorted(lab.run(box, "wg", "show", "wg0", "peers").stdout.split()) for box in FLEET}
+    assert all(len(keys) == 2 for keys in peers.values())
+    counts = recap(lab.playbook("edgewire.fleet.site", "--limit", "edge1").stdout)
+    assert {host: row["changed"] for host, row in counts.items()} == {"edge1": 0}
+    assert {box: sorted(lab.run(box, "wg", "show", "wg0", "peers").stdout.split()) for box in FLEET} == peers
+
+
+def test_bad_input_is_refused_in_one_message_before_any_host_is_touched(lab: Lab, tmp_path: Path) -> None:
+    inventory = tmp_path / "inventory"
+    shutil.copytree(lab.root / "inventories/lab", inventory)
+    hosts = inventory / "hosts.yml"
+    hosts.write_text(hosts.read_text().replace("edgewire_id: 4", "edgewire_id: 3"))
+    extra = {
+        "edgewire_services": [
+            {
+                "name": "a",
+                "vips": ["203.0.113.1"],
+                "ports": [53],
+                "backends": [{"worker": "worker9", "address": "10.88.0.1"}],
+            },
+            {
+                "name": "b",
+                "vips": ["203.0.113.1"],
+                "ports": [53],
+                "backends": [{"worker": "worker1", "address": "10.88.0.999"}],
+            },
+        ]
+    }
+    services = inventory / "group_vars/all/edgewire.yml"
+    services.write_text(yaml.safe_dump(extra))
+    result = subprocess.run(
+        [lab.root / ".venv/bin/ansible-playbook", "-i", inventory, "edgewire.fleet.site"],
+        cwd=lab.root,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode != 0
+    said = result.stdout + result.stderr
+    for wrong in ("worker9", "203.0.113.1", "10.88.0.999", "edgewire_id"):
+        assert wrong in said
+    assert "Make the WireGuard key" not in said
+    assert recap(result.stdout).keys() <= {"edge1"}  # the one host whose turn it is to run the planner
+
+
+def test_no_secret_shows_anywhere(lab: Lab) -> None:
+    private = {box: lab.run(box, "cat", "/etc/edgewire/wireguard/wg0.key").stdout.strip() for box in FLEET}
+    hexadecimal = [base64.b64decode(key).hex() for key in private.values()]
+    # New keys for one host, so that the run handles secrets and does not just look at them.
+    lab.run("edge2", "rm", "/etc/edgewire/wireguard/wg0.key")
+    loud = lab.playbook("edgewire.fleet.site", "-vvvvv", "--diff")
+    private["edge2, new"] = lab.run("edge2", "cat", "/etc/edgewire/wireguard/wg0.key").stdout.strip()
+    assert private["edge2, new"] != private["edge2"]
+    lab.playbook("edgewire.fleet.verify")
+    places = [loud.stdout, loud.stderr]
+    for box in FLEET:
+        places.append(lab.run(box, "journalctl", "--no-pager").stdout)
+        places.append(lab.run(box, "ps", "auxwwe").stdout)
+        places.append(lab.run(box, "cat", "/etc/edgewire/plan.json").stdout)
+    text = "\n".join(places)
+    for secret in (*private.values(), *hexadecimal):
+        assert len(secret) >= 44
+        assert secret not in text
+
+
+def test_without_its_programs_a_worker_delivers_relayed_packets_to_nobody(lab: Lab) -> None:
+    """Fail closed: the relay address belongs to no interface, and a route sends what is for it nowhere."""
+    watch = "timeout 6 tcpdump -n -l -i any 'udp and not port 51820' 2>/dev/null"
+    # Many flows, so that some are worker1's; for a while, so that tcpdump is listening meanwhile.
+    send = f"""
+import socket, time
+for _ in range(15):
+    for port in range(43000, 43032):
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            client.bind(("", port))
+            client.sendto(b"closed", ("{ECHO_VIP}", 7))
+    time.sleep(0.2)
+"""
+    for worker in WORKERS:
+        lab.run(worker, "tc", "filter", "del", "dev", "wg0", "ingress")
+        lab.run(worker, "tc", "filter", "del", "dev", "podman0", "ingress")
+    try:
+        with subprocess.Popen(
+            [lab.root / "lab/run", "worker1", "sh", "-c", watch], stdout=subprocess.PIPE, text=True
+        ) as capture:
+            lab.run("client1", "python3", "-", input=send)
+            seen, _ = capture.communicate(timeout=30)
+        packets = [line.split() for line in seen.splitlines()]
+        relayed = [words for words in packets if any("100.96." in word for word in words)]
+        assert relayed, seen  # they did arrive
+        assert {words[1] for words in relayed} == {"wg0"}, seen  # and went no further
+        assert not any("198.51.100.11" in word or "10.88.0.7" in word for words in packets for word in words), seen
+        sockets = lab.run("worker1", "podman", "logs", "echo").stderr
+        assert "198.51.100.11:430" not in sockets
+        assert answer(lab) == ""
+    finally:
+        lab.playbook("edgewire.fleet.site")
+    assert answer(lab) == "198.18.0.80"
+
+
+def test_the_built_collection_works_without_the_checkout(lab: Lab, tmp_path: Path) -> None:
+    galaxy = str(lab.root / ".venv/bin/ansible-galaxy")
+    subprocess.run([galaxy, "collection", "build", "--output-path", tmp_path], cwd=lab.root, check=True)
+    (artefact,) = tmp_path.glob("edgewire-fleet-*.tar.gz")
+    home = tmp_path / "elsewhere"
+    home.mkdir()
+    environment = {**os.environ, "ANSIBLE_COLLECTIONS_PATH": str(home), "ANSIBLE_NOCOLOR": "1"}
+    install = [galaxy, "collection", "install", "--offline", artefact, "-p", home]
+    subprocess.run(install, cwd=home, env=environment, check=True)
+    command = [lab.root / ".venv/bin/ansible-playbook", "-i", lab.root / "inventories/lab", "edgewire.fleet.site"]
+    result = subprocess.run(command, cwd=home, env=environment, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
+    counts = recap(result.stdout)
+    assert set(counts) == set(FLEET)
+    assert all(row["changed"] == 0 for row in counts.values()), result.stdout
+
+
+def test_teardown_leaves_nothing(lab: Lab, bare: dict[str, dict[str, Any]]) -> None:
+    lab.playbook("edgewire.fleet.teardown")
+    assert {box: kernel_state(lab, box) for box in FLEET} == bare
+    counts = recap(lab.playbook("edgewire.fleet.teardown").stdout)
+    assert all(row["changed"] == 0 for row in counts.values()), counts
+    assert answer(lab) == ""

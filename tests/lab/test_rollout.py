@@ -1,0 +1,131 @@
+# SPDX-FileCopyrightText: 2026 The edgewire.fleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Roll-outs that go wrong: a box that is off, two controllers, a controller that dies. Each ends with a whole fleet."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+
+from .test_fleet import FLEET, answer, recap, until
+
+if TYPE_CHECKING:
+    from .conftest import Lab
+
+pytestmark = pytest.mark.lab
+
+
+@pytest.fixture(scope="module", autouse=True)
+def whole_fleet(lab: Lab) -> Iterator[None]:
+    """Start from a fleet that is as planned, whatever ran before."""
+    lab.switch("edge1")
+    lab.playbook("edgewire.fleet.site")
+    yield
+    lab.playbook("edgewire.fleet.site")
+
+
+def start(lab: Lab) -> subprocess.Popen[str]:
+    """The site playbook, in a process group of its own; what it prints is for the caller to read."""
+    return subprocess.Popen(
+        [lab.root / ".venv/bin/ansible-playbook", "-i", "inventories/lab", "edgewire.fleet.site"],
+        cwd=lab.root,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+        env={**os.environ, "ANSIBLE_NOCOLOR": "1", "ANSIBLE_FORCE_COLOR": "0"},
+    )
+
+
+def peers(lab: Lab, box: str) -> set[str]:
+    """The public keys of a box's peers, from the kernel or the daemon."""
+    return set(lab.run(box, "wg", "show", "wg0", "peers").stdout.split())
+
+
+def test_a_box_that_is_off_is_named_and_holds_up_nobody(lab: Lab) -> None:
+    before = {edge: peers(lab, edge) for edge in ("edge1", "edge2")}
+    lab.run("worker2", "systemctl", "poweroff")
+    until(lambda: lab.run("worker2", "true", check=False).returncode == 125)
+    try:
+        lab.run("edge1", "ip", "route", "del", "100.64.0.0/11", "table", "7700")
+        run = lab.playbook("edgewire.fleet.site", check=False)
+        assert run.returncode != 0
+        counts = recap(run.stdout)
+        assert {host: row["unreachable"] for host, row in counts.items()} == {
+            **dict.fromkeys(FLEET, 0),
+            "worker2": 1,
+        }
+        assert sum(row["failed"] for row in counts.values()) == 0
+        assert {host: row["changed"] for host, row in counts.items() if row["changed"]} == {"edge1": 1}
+        assert {edge: peers(lab, edge) for edge in before} == before  # it is only off, not gone
+        assert all(len(keys) == 2 for keys in before.values())
+        verdict = lab.playbook("edgewire.fleet.verify", check=False)
+        assert verdict.returncode != 0
+        assert recap(verdict.stdout)["worker2"]["unreachable"] == 1
+        assert "edge1 is as planned" in verdict.stdout
+    finally:
+        lab.labctl("boxes")
+        lab.labctl("containers")
+    lab.playbook("edgewire.fleet.site")
+    lab.playbook("edgewire.fleet.verify")
+    assert {edge: peers(lab, edge) for edge in before} == before  # it has kept its key
+
+
+def test_two_controllers_at_once(lab: Lab) -> None:
+    """From bare boxes, so that both have everything to do; on each box they take turns."""
+    lab.playbook("edgewire.fleet.teardown")
+    runs = [start(lab) for _ in range(2)]
+    said = [run.communicate(timeout=600)[0] for run in runs]
+    for run, text in zip(runs, said, strict=True):
+        assert "Traceback" not in text
+        assert "MODULE FAILURE" not in text
+        assert run.returncode == 0, text
+    lab.playbook("edgewire.fleet.verify")
+    counts = recap(lab.playbook("edgewire.fleet.site").stdout)
+    assert all(row["changed"] == 0 for row in counts.values()), counts
+    assert answer(lab) == "198.18.0.80"
+
+
+@pytest.mark.parametrize(
+    ("task", "surely_incomplete"),
+    [
+        ("Bring up WireGuard as planned", FLEET),
+        ("Leave the plan on the box", FLEET),
+        ("Attach the delivery programs", ("edge1", "edge2")),  # their turn comes later
+        ("Write the services into the forwarder's maps", ()),  # the last task may still get done
+    ],
+)
+def test_a_controller_that_dies(lab: Lab, task: str, surely_incomplete: tuple[str, ...]) -> None:
+    """SIGKILL while a task runs on bare boxes. Verify names just those on which the next run finds something to do."""
+    lab.playbook("edgewire.fleet.teardown")
+    run = start(lab)
+    assert run.stdout is not None
+    for line in run.stdout:
+        if line.startswith("TASK [") and task in line:
+            break
+    else:
+        pytest.fail(f"there is no task {task}")
+    time.sleep(0.7)  # into the task: a module takes about a second to get there and do its work
+    os.killpg(run.pid, signal.SIGKILL)
+    run.communicate()
+    for box in FLEET:  # what had been started there ends by itself, and holds the lock until then
+        until(lambda box=box: lab.run(box, "pgrep", "-x", "python3", check=False).returncode == 1, 60)  # type: ignore[misc]
+
+    verdict = lab.playbook("edgewire.fleet.verify", check=False)
+    incomplete = {host for host, row in recap(verdict.stdout).items() if row["failed"]}
+    assert incomplete >= set(surely_incomplete)
+    repaired = lab.playbook("edgewire.fleet.site").stdout
+    assert incomplete == {host for host, row in recap(repaired).items() if row["changed"]}, verdict.stdout
+    assert (verdict.returncode != 0) == bool(incomplete)
+    for host in incomplete:
+        assert re.search(rf"{host}: .+: expected .+, found .+", verdict.stdout)
+    lab.playbook("edgewire.fleet.verify")
+    assert answer(lab) == "198.18.0.80"

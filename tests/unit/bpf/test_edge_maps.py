@@ -1,0 +1,302 @@
+# SPDX-FileCopyrightText: 2026 The edgewire.fleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The edge's map planner: from any state to any other, with every packet on the way served."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, cast
+
+import pytest
+from ansible_collections.edgewire.fleet.plugins.module_utils.bpf import edge_maps, edge_state, layout
+from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.edge_state import (
+    BackendWanted,
+    Claim,
+    EdgeState,
+    EdgeWanted,
+    ServiceWanted,
+    entries_of,
+)
+from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.map_io import Maps, Write
+from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.relays import Relays
+from ansible_collections.edgewire.fleet.plugins.module_utils.errors import EdgewireError
+from ansible_collections.edgewire.fleet.plugins.module_utils.steps import Step
+from ansible_collections.edgewire.fleet.tests.unit.bpf.fake_maps import FakeMaps
+from hypothesis import given
+from hypothesis import strategies as st
+
+ROOMY = layout.Capacity(services=16, ranges=32, backends=64, lut=256)
+TIGHT = layout.Capacity(services=5, ranges=5, backends=10, lut=30)
+WORKERS = {f"worker{n}": Relays(f"100.96.0.{n}", f"fd65::{n}") for n in range(1, 5)}
+CLAIMS: list[Claim] = [
+    ("203.0.113.1", 53, 53),
+    ("203.0.113.1", 443, 443),
+    ("203.0.113.1", 10000, 10019),
+    ("2001:db8:53::1", 53, 53),
+    ("2001:db8:53::1", 10000, 10003),
+    ("203.0.113.2", 1, 65535),
+]
+TABLE = 7
+OWN = Relays("100.96.0.100", "fd65::100")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _small_tables() -> Iterator[None]:
+    """Maglev tables of 7 slots, so that a property can look at every prefix of the writes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(edge_state, "table_size", lambda backends: 1 if backends == 1 else TABLE)
+        yield
+
+
+@st.composite
+def wanted_states(draw: st.DrawFn) -> EdgeWanted:
+    """An edge with some services; an endpoint id belongs to one claim, as the plan sees to."""
+    services = []
+    for number in sorted(draw(st.sets(st.integers(0, len(CLAIMS) - 1), max_size=5))):
+        chosen = sorted(draw(st.sets(st.integers(1, 4), max_size=3)))
+        backends = tuple(
+            BackendWanted(number * 10 + n, draw(st.sampled_from(sorted(WORKERS))), draw(st.integers(0, 3)))
+            for n in chosen
+        )
+        services.append(ServiceWanted(f"service{number}", *CLAIMS[number], backends, draw(st.booleans())))
+    return EdgeWanted(OWN, draw(st.integers(1, 3)), 2, WORKERS, tuple(services))
+
+
+def state_of(maps: FakeMaps) -> EdgeState:
+    """The maps, decoded by the code under test."""
+    return edge_state.read(cast(Maps, maps))
+
+
+def plan(wanted: EdgeWanted, maps: FakeMaps) -> tuple[list[Step], list[Write]]:
+    """The plan from what the maps say."""
+    return edge_maps.plan(wanted, state_of(maps))
+
+
+def resolve(state: EdgeState) -> dict[str, Any]:
+    """What the maps mean, indices gone: per lookup entry its table, per endpoint its record and its way back."""
+    return {
+        "config": dict(state.config),
+        "entries": {entry: (state.table_of(record), record["flags"]) for entry, record in state.entries.items()},
+        "backends": {
+            b["endpoint_id"]: (b["worker_relay"], b["vip"], b["port"], b["last_port"], b["stats_index"])
+            for b in state.backends.values()
+        },
+        "replies": {eid: state.backends.get(slot, {}).get("endpoint_id") for eid, slot in state.endpoints.items()},
+    }
+
+
+def counter_of(state: EdgeState, claim: Claim) -> int:
+    """The counter index of a service; all its entries have the same."""
+    (index,) = {state.entries[entry]["stats_index"] for entry in entries_of(claim)}
+    return index
+
+
+def meaning(wanted: EdgeWanted, state: EdgeState) -> dict[str, Any]:
+    """The same of what is wanted; counters' indices as the state has them."""
+    backends = {
+        b.endpoint_id: (WORKERS[b.worker].for_vip(service.vip), *service.claim, counter_of(state, service.claim))
+        for service in wanted.services
+        for b in service.backends
+    }
+    return {
+        "config": wanted.config,
+        "entries": {
+            entry: (service.table, service.flags) for service in wanted.services for entry in entries_of(service.claim)
+        },
+        "backends": backends,
+        "replies": {eid: eid for eid in backends},
+    }
+
+
+def assert_is(wanted: EdgeWanted, maps: FakeMaps) -> None:
+    """The maps say what is wanted and nothing else, counters are apart, and there is nothing left to do."""
+    state = state_of(maps)
+    assert set(state.entries) == {entry for service in wanted.services for entry in entries_of(service.claim)}
+    assert resolve(state) == meaning(wanted, state)
+    assert len(state.backends) == len(resolve(state)["backends"]), "an endpoint in two slots"
+    indices = [counter_of(state, service.claim) for service in wanted.services]
+    assert len(set(indices)) == len(indices)
+    assert plan(wanted, maps) == ([], [])
+
+
+def maps_with(wanted: EdgeWanted, capacity: layout.Capacity = ROOMY) -> FakeMaps:
+    """Maps that say what is wanted."""
+    maps = FakeMaps("edge", capacity)
+    maps.apply(plan(wanted, maps)[1])
+    return maps
+
+
+@given(st.lists(wanted_states(), min_size=1, max_size=4))
+def test_any_state_becomes_any_other(states: list[EdgeWanted]) -> None:
+    maps = FakeMaps("edge", ROOMY)
+    for wanted in states:
+        steps, writes = plan(wanted, maps)
+        assert bool(steps) == bool(writes)
+        maps.apply(writes)
+        assert_is(wanted, maps)
+
+
+@given(wanted_states(), wanted_states())
+def test_every_packet_on_the_way_finds_a_backend(old: EdgeWanted, new: EdgeWanted) -> None:
+    """After each single write every service that is there leads, in every slot, to a backend it had or will have."""
+    maps = maps_with(old)
+    before = state_of(maps)
+    mine: dict[edge_state.Entry, tuple[Claim, set[int]]] = {}
+    for service in (*old.services, *new.services):
+        for entry in entries_of(service.claim):
+            mine.setdefault(entry, (service.claim, set()))[1].update(service.table)
+    stay = {s.claim for s in old.services} & {s.claim for s in new.services}
+    replies = {b.endpoint_id for s in old.services for b in s.backends}
+    replies &= {b.endpoint_id for s in new.services for b in s.backends}
+    for write in plan(new, maps)[1]:
+        maps.apply([write])
+        state = state_of(maps)
+        assert {entry for claim in stay for entry in entries_of(claim)} <= set(state.entries)
+        for entry, record in state.entries.items():
+            claim, endpoints = mine[entry]
+            for slot in state.slots_of(record):
+                backend = state.backends[slot]
+                assert backend["endpoint_id"] in endpoints
+                assert (backend["vip"], backend["port"], backend["last_port"]) == claim
+        for claim in stay:
+            assert counter_of(state, claim) == counter_of(before, claim), "the counter goes on"
+        for endpoint_id in replies:
+            assert state.backends[state.endpoints[endpoint_id]]["endpoint_id"] == endpoint_id
+
+
+@given(wanted_states(), wanted_states())
+def test_what_is_right_is_not_written(old: EdgeWanted, new: EdgeWanted) -> None:
+    maps = maps_with(old)
+    state = state_of(maps)
+    same = [s for s in new.services if s in old.services]
+    entries = {(entry.map, entry.pack()) for s in same for entry in entries_of(s.claim)}
+    ids = {b.endpoint_id for s in same for b in s.backends}
+    slots = {layout.U32.pack({"value": state.endpoints[eid]}) for eid in ids}
+    replies = {layout.BE32.pack({"value": eid}) for eid in ids}
+    touched = {(name, key) for name, key, _ in plan(new, maps)[1]}
+    assert not entries & touched
+    assert not {("ew_backends", key) for key in slots} & touched
+    assert not {("ew_endpoints", key) for key in replies} & touched
+    assert (("ew_config", bytes(4)) in touched) == (old.config != new.config)
+
+
+@given(wanted_states(), wanted_states())
+def test_small_maps_either_hold_it_or_say_so_before_any_write(old: EdgeWanted, new: EdgeWanted) -> None:
+    maps = FakeMaps("edge", TIGHT)
+    for wanted in (old, new):
+        try:
+            _, writes = plan(wanted, maps)
+        except EdgewireError:
+            return
+        maps.apply(writes)  # the fake says E2BIG as the kernel would
+        assert_is(wanted, maps)
+
+
+GARBAGE = {
+    "ew_endpoints": (layout.BE32, layout.U32),
+    "ew_backends": (layout.U32, layout.BACKEND),
+    "ew_lut": (layout.U32, layout.U32),
+    "ew_services": (layout.SERVICE_KEY, layout.SERVICE),
+    "ew_services6": (layout.SERVICE6_KEY, layout.SERVICE),
+    "ew_ranges": (layout.RANGE_KEY, layout.SERVICE),
+    "ew_config": (layout.U32, layout.EDGE_CONFIG),
+}
+
+
+@st.composite
+def corruptions(draw: st.DrawFn) -> tuple[str, int, bool, bytes]:
+    """Damage to one entry of one map: which map, which of its entries, deleted or overwritten, with what."""
+    name = draw(st.sampled_from(sorted(GARBAGE)))
+    size = GARBAGE[name][1].size
+    # Small numbers hit other valid indices, big ones lead out of the maps.
+    small = st.lists(st.integers(0, 12), min_size=size // 4, max_size=size // 4).map(
+        lambda words: b"".join(word.to_bytes(4, "little") for word in words)
+    )
+    return name, draw(st.integers(0, 63)), draw(st.booleans()), draw(small | st.binary(min_size=size, max_size=size))
+
+
+def damage(maps: FakeMaps, corruption: tuple[str, int, bool, bytes]) -> None:
+    """Carry it out; an array's entry cannot be deleted, so it is overwritten."""
+    name, number, delete, value = corruption
+    keys = sorted(maps[name].entries)
+    if keys:
+        key = keys[number % len(keys)]
+        maps[name].put(key, None if delete and maps[name].is_hash else value)
+
+
+@given(wanted_states(), st.lists(corruptions(), min_size=1, max_size=6))
+def test_damage_is_found_and_repaired(wanted: EdgeWanted, corruptions: list[tuple[str, int, bool, bytes]]) -> None:
+    maps = maps_with(wanted)
+    for corruption in corruptions:
+        damage(maps, corruption)
+    steps, writes = plan(wanted, maps)
+    assert bool(steps) == bool(writes)
+    maps.apply(writes)
+    assert_is(wanted, maps)
+
+
+def service(weights: dict[int, int], port: int = 53) -> ServiceWanted:
+    """A DNS service with backends by endpoint id and weight, all on worker1."""
+    backends = tuple(BackendWanted(eid, "worker1", weight) for eid, weight in weights.items())
+    return ServiceWanted("dns", "203.0.113.53", port, port, backends)
+
+
+def edge(*services: ServiceWanted) -> EdgeWanted:
+    """An edge with these services."""
+    return EdgeWanted(OWN, 1, 2, WORKERS, services)
+
+
+def test_steps_speak_of_addresses_names_and_shares() -> None:
+    maps = FakeMaps("edge", ROOMY)
+    wanted = edge(service({7: 1}))
+    steps, writes = plan(wanted, maps)
+    told = {(step.verb, step.kind, step.name): step.after for step in steps}
+    backend = told["add", "backend", "dns on worker1 (7)"]
+    assert backend == {"service": "203.0.113.53:53/udp", "worker": "worker1", "endpoint_id": 7, "reply_entry": True}
+    table = told["add", "service", "203.0.113.53:53/udp"]
+    assert table is not None
+    assert (table["name"], table["backends"]) == ("dns", {"worker1 (7)": 1.0})
+    assert ("add", "configuration", "edge") in told
+    maps.apply(writes)
+    maps["ew_endpoints"].put(layout.BE32.pack({"value": 7}), None)
+    (step,) = plan(wanted, maps)[0]
+    assert (step.verb, step.kind, step.name) == ("change", "backend", "dns on worker1 (7)")
+    assert step.before == {**backend, "reply_entry": False}
+    assert step.after == backend
+
+
+def test_a_drained_service_stays_known() -> None:
+    maps = maps_with(edge(service({7: 0})))
+    state = state_of(maps)
+    assert [record["lut_size"] for record in state.entries.values()] == [0]
+    assert set(state.endpoints) == {7}, "replies of flows that still run come through"
+
+
+def test_a_new_services_counter_starts_at_zero() -> None:
+    maps = maps_with(edge(service({7: 1})))
+    maps["ew_stats"].put(bytes(4), b"\x01" * layout.STATS.size)
+    maps.apply(plan(edge(), maps)[1])
+    maps.apply(plan(edge(service({8: 1}, port=54)), maps)[1])
+    assert maps["ew_stats"].entries[bytes(4)] == bytes(layout.STATS.size)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "told"),
+    [
+        (edge(*(service({n: 1}, port=n) for n in range(1, 7))), "services: 6 needed, room for 5"),
+        (edge(ServiceWanted("all", "203.0.113.53", 1, 65535, ())), "ranges: 16 needed, room for 5"),
+        (edge(service(dict.fromkeys(range(1, 12), 0))), "backends: 11 needed, room for 10"),
+        (edge(*(service({n: 1, n + 100: 1}, port=n) for n in range(1, 6))), "lut: 35 needed, room for 30"),
+    ],
+)
+def test_too_much_for_the_maps(wanted: EdgeWanted, told: str) -> None:
+    with pytest.raises(EdgewireError, match=told):
+        plan(wanted, FakeMaps("edge", TIGHT))
+
+
+def test_full_maps_exchange_all_their_services() -> None:
+    """The services map holds five: five go and five others come, in one run."""
+    maps = maps_with(edge(*(service({n: 1}, port=n) for n in range(1, 6))), TIGHT)
+    other = edge(*(service({n + 10: 1}, port=n + 10) for n in range(1, 6)))
+    maps.apply(plan(other, maps)[1])
+    assert_is(other, maps)

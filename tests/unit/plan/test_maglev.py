@@ -1,0 +1,90 @@
+# SPDX-FileCopyrightText: 2026 The edgewire.fleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Maglev tables: shares, disruption, order."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+
+import pytest
+from ansible_collections.edgewire.fleet.plugins.module_utils.plan.maglev import (
+    build_table,
+    table_size,
+)
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+BACKENDS = st.dictionaries(st.integers(1, 2**32 - 1), st.integers(0, 100), min_size=1, max_size=12).map(
+    lambda weights: list(weights.items())
+)
+
+
+def is_prime(number: int) -> bool:
+    return number > 1 and all(number % d for d in range(2, int(number**0.5) + 1))
+
+
+def live(backends: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    return [(ident, weight) for ident, weight in backends if weight]
+
+
+@given(backends=BACKENDS)
+def test_shares_follow_weights(backends: list[tuple[int, int]]) -> None:
+    size = table_size(len(live(backends)))
+    table = build_table(backends, size)
+    assert len(table) == size
+    total = sum(weight for _, weight in backends)
+    counts = Counter(table)
+    assert set(counts) == {ident for ident, _ in live(backends)}
+    for ident, weight in live(backends):
+        assert abs(counts[ident] / size - weight / total) <= 0.02
+
+
+@given(backends=BACKENDS, seed=st.integers())
+def test_the_order_of_backends_does_not_matter(backends: list[tuple[int, int]], seed: int) -> None:
+    size = table_size(len(live(backends)))
+    other = random.Random(seed).sample(backends, len(backends))
+    assert build_table(backends, size) == build_table(other, size)
+
+
+@settings(deadline=None)
+@given(
+    ids=st.sets(st.integers(1, 2**32 - 1), min_size=2, max_size=40),
+    dice=st.randoms(use_true_random=False),
+)
+def test_removing_one_backend_moves_little_else(ids: set[int], dice: random.Random) -> None:
+    size = table_size(len(ids))
+    before = build_table([(ident, 1) for ident in ids], size)
+    gone = dice.choice(sorted(ids))
+    after = build_table([(ident, int(ident != gone)) for ident in ids], size)
+    moved = sum(old != new for old, new in zip(before, after, strict=True))
+    assert moved / size <= 1 / len(ids) + 0.02
+
+
+def test_sizes() -> None:
+    sizes = [table_size(number) for number in range(3000)]
+    assert sizes[:3] == [0, 1, 4093]
+    assert sizes == sorted(sizes)
+    assert all(is_prime(size) for size in set(sizes) - {0, 1})
+
+
+def test_nothing_live_is_an_empty_table() -> None:
+    assert build_table([], 4093) == []
+    assert build_table([(7, 0)], 4093) == []
+    assert build_table([(7, 0), (8, 3)], 1) == [8]
+
+
+@pytest.mark.parametrize(("backends", "size"), [([(1, 1), (1, 2)], 4093), ([(1, -1)], 4093), ([(1, 1), (2, 1)], 1)])
+def test_nonsense_is_refused(backends: list[tuple[int, int]], size: int) -> None:
+    with pytest.raises(ValueError, match=r"id|weight|slots"):
+        build_table(backends, size)
+
+
+def test_the_table_is_what_it_always_was() -> None:
+    """Edges of two versions serve one fleet during a rollout; a table that changes moves their
+    flows.
+    """
+    assert build_table([(1, 1), (2, 2), (3, 0)], 13) == PINNED
+
+
+PINNED = [2, 2, 1, 1, 1, 1, 1, 2, 2, 2, 2, 2, 2]
