@@ -217,7 +217,7 @@ def _write_known_hosts(topology: Topology) -> bool:
 
 def _switch_on(box: Box) -> None:
     with box.log.open("ab") as log:
-        subprocess.Popen(
+        supervisor = subprocess.Popen(
             [sys.executable, str(_LABCTL), "--state", str(box.state), "supervise", box.name],
             stdin=subprocess.DEVNULL,
             stdout=log,
@@ -226,6 +226,10 @@ def _switch_on(box: Box) -> None:
             # It outlives this command, and a Ctrl-C at the terminal is not meant for it.
             start_new_session=True,
         )
+    # Until its exec is through, the process table shows it without arguments, and whoever asks for the box's supervisor
+    # is told that there is none.
+    while supervisor.poll() is None and processes.supervisor_of(box) is None:
+        time.sleep(0.01)
 
 
 def _wait_for_init(box: Box, deadline: float) -> int:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,6 +77,15 @@ def lab() -> Lab:
     found = Lab(ROOT, is_ours=not Path("/var/lib/edgewire-lab").exists())
     found.playbook("edgewire.fleet.lab_up")
     return found
+
+
+@pytest.fixture(scope="module")
+def whole_fleet(lab: Lab) -> Iterator[None]:
+    """Start from a fleet that is as planned, whatever ran before."""
+    lab.switch("edge1")
+    lab.playbook("edgewire.fleet.site")
+    yield
+    lab.playbook("edgewire.fleet.site")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -9,26 +9,16 @@ import re
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import pytest
 
-from .test_fleet import FLEET, answer, recap, until
+from .support import FLEET, answer, recap, until
 
 if TYPE_CHECKING:
     from .conftest import Lab
 
-pytestmark = pytest.mark.lab
-
-
-@pytest.fixture(scope="module", autouse=True)
-def whole_fleet(lab: Lab) -> Iterator[None]:
-    """Start from a fleet that is as planned, whatever ran before."""
-    lab.switch("edge1")
-    lab.playbook("edgewire.fleet.site")
-    yield
-    lab.playbook("edgewire.fleet.site")
+pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("whole_fleet")]
 
 
 def start(lab: Lab) -> subprocess.Popen[str]:
