@@ -96,10 +96,7 @@ def work(params: Mapping[str, Any], check_mode: bool) -> dict[str, Any]:
     """Attach or detach the worker's programs."""
     build = options.build_from("worker", params)
     desired = options.programs_from("worker", params, build)
-    if check_mode:
-        steps = forwarder.preview(desired, wireguard_may_be_missing=True)
-    else:
-        steps = forwarder.ensure(desired, build)
+    steps = forwarder.apply(desired, build, check_mode)
     return result_of(steps, "worker programs", build=build.identity.hex()[:16])
 
 

@@ -111,10 +111,7 @@ def work(params: Mapping[str, Any], check_mode: bool) -> dict[str, Any]:
     """Attach or detach the edge's programs."""
     build = options.build_from("edge", params)
     desired = options.programs_from("edge", params, build)
-    if check_mode:
-        steps = forwarder.preview(desired, wireguard_may_be_missing=True)
-    else:
-        steps = forwarder.ensure(desired, build)
+    steps = forwarder.apply(desired, build, check_mode)
     return result_of(steps, "edge programs", build=build.identity.hex()[:16])
 
 

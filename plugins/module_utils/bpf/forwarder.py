@@ -71,6 +71,11 @@ def ensure(desired: Desired, build: Build | None) -> list[Step]:
     return steps
 
 
+def apply(desired: Desired, build: Build, check_mode: bool) -> list[Step]:
+    """:func:`ensure`, or in check mode what it would do after the tasks that make the WireGuard device."""
+    return preview(desired, wireguard_may_be_missing=True) if check_mode else ensure(desired, build)
+
+
 def _programs(desired: Desired, observed: Observed, build: Build, stack: ExitStack) -> tuple[dict[str, int], bool]:
     """File descriptors of the wanted build's programs, from the pins where they fit; and whether it was compiled."""
     wanted = programs.current_map_set(desired, observed)

@@ -249,17 +249,6 @@ MAPS: dict[str, tuple[MapSpec, ...]] = {
 }
 
 
-def map_spec(role: str, name: str) -> MapSpec:
-    """The map ``name`` of a role.
-
-    :raises KeyError: where the role has no such map.
-    """
-    for spec in MAPS[role]:
-        if spec.name == name:
-            return spec
-    raise KeyError(name)
-
-
 def _records(role: str) -> Iterable[Record]:
     seen = {}
     for spec in MAPS[role]:

@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from ansible_collections.edgewire.fleet.plugins.module_utils.bpf import libbpf_structs as structs
 from ansible_collections.edgewire.fleet.plugins.module_utils.errors import EdgewireError
 
 XDP_FLAGS = {"generic": 1 << 1, "native": 1 << 2, "offload": 1 << 3}
@@ -34,117 +35,6 @@ class BpfError(EdgewireError):
     def __init__(self, what: str, number: int) -> None:
         super().__init__(f"{what}: {os.strerror(number)} ({errno.errorcode.get(number, number)})")
         self.errno = number
-
-
-class _ProgInfo(ctypes.Structure):
-    """The leading fields of struct bpf_prog_info (linux/bpf.h); the kernel fills as much as it is given."""
-
-    _fields_ = (
-        ("type", ctypes.c_uint32),
-        ("id", ctypes.c_uint32),
-        ("tag", ctypes.c_uint8 * 8),
-        ("jited_prog_len", ctypes.c_uint32),
-        ("xlated_prog_len", ctypes.c_uint32),
-        ("jited_prog_insns", ctypes.c_uint64),
-        ("xlated_prog_insns", ctypes.c_uint64),
-        ("load_time", ctypes.c_uint64),
-        ("created_by_uid", ctypes.c_uint32),
-        ("nr_map_ids", ctypes.c_uint32),
-        ("map_ids", ctypes.c_uint64),
-        ("name", ctypes.c_char * 16),
-    )
-
-
-class _MapInfo(ctypes.Structure):
-    """The leading fields of struct bpf_map_info."""
-
-    _fields_ = (
-        ("type", ctypes.c_uint32),
-        ("id", ctypes.c_uint32),
-        ("key_size", ctypes.c_uint32),
-        ("value_size", ctypes.c_uint32),
-        ("max_entries", ctypes.c_uint32),
-        ("map_flags", ctypes.c_uint32),
-        ("name", ctypes.c_char * 16),
-    )
-
-
-class _LinkInfo(ctypes.Structure):
-    """struct bpf_link_info, of its union the XDP member."""
-
-    _fields_ = (
-        ("type", ctypes.c_uint32),
-        ("id", ctypes.c_uint32),
-        ("prog_id", ctypes.c_uint32),
-        ("padding", ctypes.c_uint32),
-        ("ifindex", ctypes.c_uint32),
-        ("rest", ctypes.c_uint8 * 44),
-    )
-
-
-class _LinkCreateOpts(ctypes.Structure):
-    _fields_ = (
-        ("sz", ctypes.c_size_t),
-        ("flags", ctypes.c_uint32),
-        ("iter_info_len", ctypes.c_uint32),
-        ("iter_info", ctypes.c_void_p),
-        ("target_btf_id", ctypes.c_uint32),
-        ("padding", ctypes.c_uint32),
-        ("rest", ctypes.c_uint64 * 4),
-    )
-
-
-class _XdpQueryOpts(ctypes.Structure):
-    _fields_ = (
-        ("sz", ctypes.c_size_t),
-        ("prog_id", ctypes.c_uint32),
-        ("drv_prog_id", ctypes.c_uint32),
-        ("hw_prog_id", ctypes.c_uint32),
-        ("skb_prog_id", ctypes.c_uint32),
-        ("attach_mode", ctypes.c_uint8),
-    )
-
-
-class _TestRunOpts(ctypes.Structure):
-    """struct bpf_test_run_opts (libbpf 1.1)."""
-
-    _fields_ = (
-        ("sz", ctypes.c_size_t),
-        ("data_in", ctypes.c_void_p),
-        ("data_out", ctypes.c_void_p),
-        ("data_size_in", ctypes.c_uint32),
-        ("data_size_out", ctypes.c_uint32),
-        ("ctx_in", ctypes.c_void_p),
-        ("ctx_out", ctypes.c_void_p),
-        ("ctx_size_in", ctypes.c_uint32),
-        ("ctx_size_out", ctypes.c_uint32),
-        ("retval", ctypes.c_uint32),
-        ("repeat", ctypes.c_int),
-        ("duration", ctypes.c_uint32),
-        ("flags", ctypes.c_uint32),
-        ("cpu", ctypes.c_uint32),
-        ("batch_size", ctypes.c_uint32),
-    )
-
-
-class _TcHook(ctypes.Structure):
-    _fields_ = (
-        ("sz", ctypes.c_size_t),
-        ("ifindex", ctypes.c_int),
-        ("attach_point", ctypes.c_uint32),
-        ("parent", ctypes.c_uint32),
-    )
-
-
-class _TcOpts(ctypes.Structure):
-    _fields_ = (
-        ("sz", ctypes.c_size_t),
-        ("prog_fd", ctypes.c_int),
-        ("flags", ctypes.c_uint32),
-        ("prog_id", ctypes.c_uint32),
-        ("handle", ctypes.c_uint32),
-        ("priority", ctypes.c_uint32),
-    )
 
 
 @dataclass(frozen=True)
@@ -231,19 +121,19 @@ def _info(fd: int, info: ctypes.Structure, what: str) -> None:
 
 def prog_info(fd: int) -> ProgInfo:
     """Id, name and map ids of the program behind ``fd``."""
-    info = _ProgInfo()
+    info = structs.ProgInfo()
     _info(fd, info, "reading program info")
     ids = (ctypes.c_uint32 * info.nr_map_ids)()
     count = info.nr_map_ids
     # The second call must not ask for the instructions again, only for the map ids.
-    info = _ProgInfo(nr_map_ids=count, map_ids=ctypes.addressof(ids))
+    info = structs.ProgInfo(nr_map_ids=count, map_ids=ctypes.addressof(ids))
     _info(fd, info, "reading program info")
     return ProgInfo(info.id, info.name.decode(), tuple(ids))
 
 
 def map_info(fd: int) -> MapInfo:
     """Shape and name of the map behind ``fd``."""
-    info = _MapInfo()
+    info = structs.MapInfo()
     _info(fd, info, "reading map info")
     return MapInfo(
         info.id,
@@ -258,7 +148,7 @@ def map_info(fd: int) -> MapInfo:
 
 def link_info(fd: int) -> LinkInfo:
     """What the BPF link behind ``fd`` holds."""
-    info = _LinkInfo()
+    info = structs.LinkInfo()
     _info(fd, info, "reading link info")
     return LinkInfo(info.id, info.type, info.prog_id, info.ifindex)
 
@@ -288,7 +178,7 @@ def xdp_link_create(program_fd: int, ifindex: int, mode: str) -> int:
 
     :raises BpfError: EBUSY where somebody else holds the hook, EOPNOTSUPP where the driver lacks the mode.
     """
-    opts = _LinkCreateOpts(sz=ctypes.sizeof(_LinkCreateOpts), flags=XDP_FLAGS[mode])
+    opts = structs.LinkCreateOpts(sz=ctypes.sizeof(structs.LinkCreateOpts), flags=XDP_FLAGS[mode])
     what = f"attaching XDP in {mode} mode to interface index {ifindex}"
     return _call(what, "bpf_link_create", program_fd, ifindex, BPF_XDP, ctypes.byref(opts))
 
@@ -305,19 +195,19 @@ def link_detach(link_fd: int) -> None:
 
 def xdp_query(ifindex: int) -> XdpQuery:
     """The program on an interface's XDP hook and the mode in force, from the kernel (rtnetlink IFLA_XDP)."""
-    opts = _XdpQueryOpts(sz=ctypes.sizeof(_XdpQueryOpts))
+    opts = structs.XdpQueryOpts(sz=ctypes.sizeof(structs.XdpQueryOpts))
     what = f"querying XDP of interface index {ifindex}"
     _call(what, "bpf_xdp_query", ifindex, 0, ctypes.byref(opts))
     prog_id = opts.prog_id or opts.drv_prog_id or opts.skb_prog_id or opts.hw_prog_id
     return XdpQuery(prog_id or None, XDP_MODES.get(opts.attach_mode))
 
 
-def _tc_hook(ifindex: int, points: int = BPF_TC_INGRESS) -> _TcHook:
-    return _TcHook(sz=ctypes.sizeof(_TcHook), ifindex=ifindex, attach_point=points)
+def _tc_hook(ifindex: int, points: int = BPF_TC_INGRESS) -> structs.TcHook:
+    return structs.TcHook(sz=ctypes.sizeof(structs.TcHook), ifindex=ifindex, attach_point=points)
 
 
-def _tc_opts(priority: int, **more: int) -> _TcOpts:
-    return _TcOpts(sz=ctypes.sizeof(_TcOpts), handle=TC_HANDLE, priority=priority, **more)
+def _tc_opts(priority: int, **more: int) -> structs.TcOpts:
+    return structs.TcOpts(sz=ctypes.sizeof(structs.TcOpts), handle=TC_HANDLE, priority=priority, **more)
 
 
 def tc_query(ifindex: int, priority: int) -> int | None:
@@ -367,8 +257,8 @@ def run_program(program_fd: int, packet: bytes, repeat: int = 1, out_size: int =
     """
     data_in = ctypes.create_string_buffer(packet, len(packet))
     data_out = ctypes.create_string_buffer(out_size)
-    opts = _TestRunOpts(
-        sz=ctypes.sizeof(_TestRunOpts),
+    opts = structs.TestRunOpts(
+        sz=ctypes.sizeof(structs.TestRunOpts),
         data_in=ctypes.addressof(data_in),
         data_size_in=len(packet),
         data_out=ctypes.addressof(data_out),

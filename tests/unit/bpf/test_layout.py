@@ -75,9 +75,3 @@ def test_schema_hash_tells_layouts_apart(monkeypatch: pytest.MonkeyPatch) -> Non
     first, *rest = layout.MAPS["edge"]
     monkeypatch.setitem(layout.MAPS, "edge", (replace(first, value=layout.U32), *rest))
     assert layout.schema_hash("edge") != edge
-
-
-def test_map_spec() -> None:
-    assert layout.map_spec("worker", "ew_flows").value is layout.FLOW
-    with pytest.raises(KeyError):
-        layout.map_spec("edge", "ew_flows")
