@@ -105,7 +105,7 @@ static __always_inline int forward(struct xdp_md *ctx, struct ethhdr *ethernet, 
 	out->eth = kept_ethernet;
 	relay_wrap(&out->relay, &kept_ip, config->relay.word[3], backend->worker_relay.word[3], backend->endpoint_id,
 		   kept_ip.saddr, kept_ip.ttl - 1);
-	count_in(service->stats_index, ip_bytes);
+	count_in(backend->stats_index, ip_bytes);
 	return XDP_PASS;
 }
 
@@ -169,7 +169,7 @@ static __always_inline int forward6(struct xdp_md *ctx, struct ethhdr *ethernet,
 	out->eth = kept_ethernet;
 	relay6_wrap(&out->relay, &kept_ip, &config->relay6, &backend->worker_relay, backend->endpoint_id, &client,
 		    kept_ip.hop_limit - 1);
-	count_in(service->stats_index, sizeof(kept_ip) + payload_bytes);
+	count_in(backend->stats_index, sizeof(kept_ip) + payload_bytes);
 	return XDP_PASS;
 }
 

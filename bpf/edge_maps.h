@@ -13,6 +13,7 @@
 #define EDGEWIRE_EDGE_MAPS_H
 
 #include "address.h"
+#include "stats.h"
 
 struct edge_config {
 	struct address relay;
@@ -53,14 +54,14 @@ struct range6_key {
 struct service {
 	__u32 lut_offset;
 	__u32 lut_size;  /* 0: no live backend */
-	__u32 stats_index;
+	__u32 retired_index;
 	__u32 flags;
 };
 #define SERVICE_AFFINITY_CLIENT 1  /* all flows of a client go to one backend */
 
 struct backend {
 	__be32 endpoint_id;  /* 0: free slot */
-	__u32 stats_index;
+	__u32 stats_index;   /* the slot's own number: who has the record can count */
 	struct address worker_relay;
 	struct address vip;
 	__be16 port;
@@ -75,5 +76,10 @@ BPF_F_TABLE("lpm_trie", struct range6_key, struct service, ew_ranges6, MAX_RANGE
 BPF_TABLE("array", __u32, __u32, ew_lut, MAX_LUT);
 BPF_TABLE("array", __u32, struct backend, ew_backends, MAX_BACKENDS);
 BPF_TABLE("hash", __be32, __u32, ew_endpoints, MAX_BACKENDS);
+/*
+ * What the backends that a service no longer has had counted: its own counters are its backends' and these together.
+ * No program looks here, so that a packet costs one counter, whatever is told apart.
+ */
+BPF_TABLE("array", __u32, struct stats, ew_retired, MAX_BACKENDS);
 
 #endif

@@ -1,6 +1,6 @@
 /* SPDX-FileCopyrightText: 2026 The edgewire.fleet contributors */
 /* SPDX-License-Identifier: GPL-3.0-or-later */
-/* Packets and bytes (IP length, without link layer and relay option) each way, per service or endpoint, per CPU. */
+/* Packets and bytes (IP length, without link layer and relay option) each way, per backend or endpoint, per CPU. */
 #ifndef EDGEWIRE_STATS_H
 #define EDGEWIRE_STATS_H
 

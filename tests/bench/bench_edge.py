@@ -123,10 +123,9 @@ def load() -> tuple[compiler.Loaded, map_io.Maps]:
 
 
 def relayed(maps: map_io.Maps) -> int:
-    """Packets that were counted as relayed, all services and CPUs together."""
-    return sum(
-        row["in_packets"] for row in layout.STATS.iter_unpack(maps["ew_stats"].read(limit=2 * SERVICES + RANGES + 3)[1])
-    )
+    """Packets that were counted as relayed, all backends and CPUs together."""
+    slots = 2 * SERVICES + RANGES + 3 * BACKENDS
+    return sum(row["in_packets"] for row in layout.STATS.iter_unpack(maps["ew_stats"].read(limit=slots)[1]))
 
 
 def measure(case: Case, loaded: compiler.Loaded, maps: map_io.Maps, repeat: int) -> int:

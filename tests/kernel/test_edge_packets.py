@@ -657,7 +657,7 @@ def test_a_table_that_leads_to_an_empty_slot(edge_programs: Programs, net: Net) 
 def test_a_table_that_ends_outside_its_map(edge_programs: Programs, net: Net) -> None:
     edge_programs.fill_edge(dns(net))
     (entry,) = entries_of(dns(net).claim)
-    beyond = {"lut_offset": 0, "lut_size": 0xFFFFFFFF, "stats_index": 0}
+    beyond = {"lut_offset": 0, "lut_size": 0xFFFFFFFF, "retired_index": 0}
     edge_programs.put(entry.map, entry.pack(), layout.SERVICE.pack(beyond))
     expect_drop(edge_programs, frame(query(net)), "no_backend")
     edge_programs.fill_edge(dns(net))
@@ -669,28 +669,6 @@ def test_not_configured(edge_programs: Programs, net: Net) -> None:
     edge_programs.put("ew_config", layout.U32.pack({}), layout.EDGE_CONFIG.pack({}))
     expect_drop(edge_programs, frame(query(net)), "not_configured")
     expect_untouched(edge_programs, frame(datagram(net.client, net.nowhere, 1, 2)))
-
-
-def test_counters_are_per_service(edge: Programs, net: Net) -> None:
-    def counted(service: ServiceWanted) -> tuple[int, int]:
-        (record,) = layout.SERVICE.iter_unpack(record_of(edge, service))
-        rows = list(layout.STATS.iter_unpack(edge.maps["ew_stats"].read()[1]))
-        cpus = len(rows) // edge.maps["ew_stats"].info.max_entries
-        mine = rows[record["stats_index"] * cpus : (record["stats_index"] + 1) * cpus]
-        return sum(r["in_packets"] for r in mine), sum(r["in_bytes"] for r in mine)
-
-    services = (dns(net), pool(net), ranged(net, "many prefixes"))
-    before = [counted(service) for service in services]
-    for size in (0, 100):
-        edge.run("edge_xdp", frame(query(net, bytes(size))))
-    edge.run("edge_xdp", frame(datagram(net.client, services[1].vip, 1, services[1].port, b"four")))
-    for port in (10_001, 15_000, 19_998):  # different prefixes, one service
-        edge.run("edge_xdp", frame(datagram(net.client, services[2].vip, 1, port, b"")))
-    empty = net.header + 8
-    grown = [
-        tuple(a - b for a, b in zip(counted(s), old, strict=True)) for s, old in zip(services, before, strict=True)
-    ]
-    assert grown == [(2, 2 * empty + 100), (1, empty + 4), (3, 3 * empty)]
 
 
 # --- On interfaces ---------------------------------------------------------------------------------------------------

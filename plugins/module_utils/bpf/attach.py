@@ -105,15 +105,6 @@ def pinned_map_set(role: str, build: bytes) -> int | None:
     return sets.pop() if len(sets) == 1 else None
 
 
-def pinned_ids(role: str, build: bytes) -> list[int]:
-    """The kernel ids of one build's pinned programs, a complete set of them (see :func:`pinned_map_set`)."""
-    ids = []
-    for hook in HOOKS[role]:
-        with libbpf.closing(libbpf.open_pin(str(build_directory(role, build) / hook.program))) as fd:
-            ids.append(libbpf.prog_info(fd).id)
-    return ids
-
-
 def observe(desired: Desired) -> Observed:
     """Read the hooks, interfaces and pins that concern a role."""
     ifindex = {port: ifindex_of(name) for port, name in desired.interfaces.items()}

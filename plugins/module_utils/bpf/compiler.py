@@ -75,6 +75,8 @@ def _check_headers() -> None:
 def compile_and_load(role: str, source: str, flags: Sequence[str], programs: dict[str, str], identity: bytes) -> Loaded:
     """Compile ``source``, load ``programs`` (name to kind, "xdp" or "tc") and write the identity into them.
 
+    Every program holds all the role's maps, so that any one that is attached leads to all of them.
+
     :raises EdgewireError: with the compiler's or the verifier's last lines.
     """
     bcc = _import_bcc()
@@ -87,6 +89,10 @@ def compile_and_load(role: str, source: str, flags: Sequence[str], programs: dic
             kinds = {"xdp": bcc.BPF.XDP, "tc": bcc.BPF.SCHED_CLS}
             fds = {name: bpf.load_func(name.encode(), kinds[kind]).fd for name, kind in programs.items()}
             maps = {spec.name: bpf[spec.name.encode()].map_fd for spec in layout.MAPS[role]}
+            stage = "take all their maps"
+            for program_fd in fds.values():
+                for map_fd in maps.values():
+                    libbpf.bind_map(program_fd, map_fd)
             failure = None
         except Exception as exc:  # bcc raises bare Exception
             failure = exc

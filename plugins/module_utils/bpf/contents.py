@@ -7,7 +7,7 @@ from __future__ import annotations
 import ipaddress
 import itertools
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ansible_collections.edgewire.fleet.plugins.module_utils.bpf import (
@@ -165,7 +165,7 @@ def worker_wanted(params: Mapping[str, Any], *, may_be_missing: bool = False) ->
 
 def _plan(
     role: str, params: Mapping[str, Any], maps: map_io.Maps | None, may_be_missing: bool
-) -> tuple[list[Step], list[map_io.Write]]:
+) -> tuple[list[Step], Sequence[map_io.Write | map_io.Fold]]:
     cpus = libbpf.possible_cpus() if maps else 1
     if role == "edge":
         edge = edge_wanted(params, may_be_missing=may_be_missing)

@@ -26,7 +26,7 @@ from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.edge_state impo
     ServiceWanted,
     entries_of,
 )
-from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.map_io import Write
+from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.map_io import Fold, Write
 from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.ports import claim_text
 from ansible_collections.edgewire.fleet.plugins.module_utils.errors import EdgewireError
 from ansible_collections.edgewire.fleet.plugins.module_utils.steps import Step, make_step
@@ -109,21 +109,26 @@ class _Plan:
     allocate: list[Write]
     tables: list[Write]
     switch: list[Write]
+    folds: list[Fold]
     retire: list[Write]
 
-    def writes(self) -> Iterator[Write]:
+    def writes(self) -> Iterator[Write | Fold]:
         for phase in (self.allocate, self.tables, self.switch, self.retire):
+            if phase is self.retire:  # no packet goes to these backends any more, and they can still be told by name
+                yield from self.folds
             # In `switch`, which only knows services, those that go make room for those that come.
             yield from sorted(phase, key=lambda write: ((write[2] is None) != (phase is self.switch), _ORDER[write[0]]))
 
 
 _ORDER = {
     name: number
-    for number, name in enumerate(("ew_stats", "ew_backends", "ew_endpoints", "ew_lut", *SERVICE_MAPS, "ew_config"))
+    for number, name in enumerate(
+        ("ew_stats", "ew_retired", "ew_backends", "ew_endpoints", "ew_lut", *SERVICE_MAPS, "ew_config")
+    )
 }
 
 
-def plan(wanted: EdgeWanted, state: EdgeState, cpus: int = 1) -> tuple[list[Step], list[Write]]:
+def plan(wanted: EdgeWanted, state: EdgeState, cpus: int = 1) -> tuple[list[Step], list[Write | Fold]]:
     """Steps in human terms, and the writes that carry them out, in the order in which they are safe.
 
     ``cpus`` is how many values an entry of a per-CPU map holds.
@@ -132,10 +137,10 @@ def plan(wanted: EdgeWanted, state: EdgeState, cpus: int = 1) -> tuple[list[Step
     """
     tables = {service.claim: service.table for service in wanted.services}
     _check_capacity(wanted, tables, state)
-    result = _Plan([], [], [], [], [])
-    stats = _plan_counters(wanted, state, result, cpus)
-    slots = _plan_backends(wanted, state, stats, result)
-    _plan_services(wanted, state, tables, stats, slots, result)
+    result = _Plan([], [], [], [], [], [])
+    retired = _plan_counters(wanted, state, result)
+    slots = _plan_backends(wanted, state, retired, result, cpus)
+    _plan_services(wanted, state, tables, retired, slots, result)
     _plan_config(wanted, state, result)
     return result.steps, list(result.writes())
 
@@ -146,26 +151,28 @@ def _found_entry(state: EdgeState, claim: Claim) -> Mapping[str, int] | None:
     return next((record for record in found if record is not None), None)
 
 
-def _plan_counters(wanted: EdgeWanted, state: EdgeState, result: _Plan, cpus: int) -> dict[Claim, int]:
-    """The counter index of every wanted service; a new one starts at zero whatever was counted there before."""
+def _plan_counters(wanted: EdgeWanted, state: EdgeState, result: _Plan) -> dict[Claim, int]:
+    """The index of every wanted service's retired counters; a new one starts at zero whatever was there before."""
     room = state.capacity["backends"]
     counts: dict[int, Claim] = {}  # of two services that claim one counter, only the first keeps it
     for service in sorted(wanted.services, key=lambda service: service.claim):
         found = _found_entry(state, service.claim)
-        if found is not None and found["stats_index"] < room:
-            counts.setdefault(found["stats_index"], service.claim)
-    taken = {record["stats_index"] for record in state.entries.values()}
+        if found is not None and found["retired_index"] < room:
+            counts.setdefault(found["retired_index"], service.claim)
+    taken = {record["retired_index"] for record in state.entries.values()}
     indices = _Indices(taken | counts.keys(), room)
-    stats = {claim: index for index, claim in counts.items()}
+    retired = {claim: index for index, claim in counts.items()}
     for service in wanted.services:
-        if service.claim not in stats:
-            stats[service.claim] = indices.take()
-            zero = bytes(layout.STATS.size * cpus)
-            result.allocate.append(("ew_stats", layout.U32.pack({"value": stats[service.claim]}), zero))
-    return stats
+        if service.claim not in retired:
+            retired[service.claim] = indices.take()
+            key = layout.U32.pack({"value": retired[service.claim]})
+            result.allocate.append(("ew_retired", key, bytes(layout.STATS.size)))
+    return retired
 
 
-def _plan_backends(wanted: EdgeWanted, state: EdgeState, stats: Mapping[Claim, int], result: _Plan) -> dict[int, int]:
+def _plan_backends(
+    wanted: EdgeWanted, state: EdgeState, retired: Mapping[Claim, int], result: _Plan, cpus: int
+) -> dict[int, int]:
     """The slot of every wanted endpoint; steps for backends that are missing, wrong or not wanted."""
     names = wanted.names
 
@@ -187,34 +194,37 @@ def _plan_backends(wanted: EdgeWanted, state: EdgeState, stats: Mapping[Claim, i
     for service in wanted.services:
         for backend in service.backends:
             eid = backend.endpoint_id
+            slot = slots[eid] = slot_of[eid] if eid in slot_of else indices.take()
             record = {
                 "endpoint_id": eid,
-                "stats_index": stats[service.claim],
+                "stats_index": slot,
                 "worker_relay": wanted.workers[backend.worker].for_vip(service.vip),
                 "vip": service.vip,
                 "port": service.port,
                 "last_port": service.last_port,
             }
-            slot = slots[eid] = slot_of[eid] if eid in slot_of else indices.take()
             found, reply = state.backends.get(slot), state.endpoints.get(eid) == slot
             if found == record and reply:
                 continue
             key = layout.U32.pack({"value": slot})
+            if eid not in slot_of:
+                result.allocate.append(("ew_stats", key, bytes(layout.STATS.size * cpus)))
             result.allocate.append(("ew_backends", key, layout.BACKEND.pack(record)))
             result.allocate.append(("ew_endpoints", layout.BE32.pack({"value": eid}), key))
             before = words(found, reply) if found else None
             after = words(record, True)
             if before == after:  # only the counter differs, which has no name outside this box
-                before = {**after, "counter": "another service's"}
+                before = {**after, "counter": "another backend's"}
             name = f"{service.name} on {backend.worker} ({eid})"
             result.steps.append(make_step("backend", name, before, after))
-    _retire_backends(state, slots, words, result)
+    _retire_backends(state, slots, retired, words, result)
     return slots
 
 
 def _retire_backends(
     state: EdgeState,
     slots: Mapping[int, int],
+    retired: Mapping[Claim, int],
     words: Callable[[Mapping[str, Any], bool], dict[str, Any]],
     result: _Plan,
 ) -> None:
@@ -225,6 +235,9 @@ def _retire_backends(
             shown = words(found, state.endpoints.get(eid) == slot)
             name = f"{shown['service']} on {shown['worker']} ({eid})"
             result.steps.append(make_step("backend", name, shown, None))
+            claim = found["vip"], found["port"], found["last_port"]
+            if claim in retired:  # the service stays, and so do the packets it has had
+                result.folds.append(Fold(slot, retired[claim]))
             zero = bytes(layout.BACKEND.size)
             result.retire.append(("ew_backends", layout.U32.pack({"value": slot}), zero))
     for eid, slot in state.endpoints.items():
@@ -239,7 +252,7 @@ def _plan_services(
     wanted: EdgeWanted,
     state: EdgeState,
     tables: Mapping[Claim, list[int]],
-    stats: Mapping[Claim, int],
+    retired: Mapping[Claim, int],
     slots: Mapping[int, int],
     result: _Plan,
 ) -> None:
@@ -259,7 +272,7 @@ def _plan_services(
         entries = entries_of(service.claim)
         kept.update(entries)
         table = tables[service.claim]
-        record = _right_record(service, state, [slots[eid] for eid in table], stats[service.claim])
+        record = _right_record(service, state, [slots[eid] for eid in table], retired[service.claim])
         if record and all(state.entries.get(entry) == record for entry in entries):
             continue
         found = _found_entry(state, service.claim)
@@ -277,7 +290,7 @@ def _plan_services(
             record = {
                 "lut_offset": offset,
                 "lut_size": len(table),
-                "stats_index": stats[service.claim],
+                "retired_index": retired[service.claim],
                 "flags": service.flags,
             }
         value = layout.SERVICE.pack(record)
@@ -290,11 +303,11 @@ def _plan_services(
 
 
 def _right_record(
-    service: ServiceWanted, state: EdgeState, slots: list[int], stats_index: int
+    service: ServiceWanted, state: EdgeState, slots: list[int], retired_index: int
 ) -> Mapping[str, int] | None:
     """The record that a claim's entries have already, where it says what it shall; its table stays where it is."""
     found = _found_entry(state, service.claim)
-    if found is None or found["stats_index"] != stats_index or found["flags"] != service.flags:
+    if found is None or found["retired_index"] != retired_index or found["flags"] != service.flags:
         return None
     return found if found["lut_size"] == len(slots) and state.slots_of(found) == slots else None
 

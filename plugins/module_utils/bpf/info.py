@@ -20,6 +20,7 @@ from ansible_collections.edgewire.fleet.plugins.module_utils.bpf import (
     map_io,
     worker_maps,
 )
+from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.counters import total_of
 from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.ports import PORT_BITS, ports_text
 
 PLAN_FILE = Path("/etc/edgewire/plan.json")
@@ -31,27 +32,6 @@ def _drops(maps: map_io.Maps) -> dict[str, int]:
     return {
         reason: sum(counts[number * cpus : (number + 1) * cpus]) for number, reason in enumerate(layout.DROP_REASONS)
     }
-
-
-class _Counters:
-    """Per-CPU counters summed over the CPUs, by index."""
-
-    def __init__(self, maps: map_io.Maps, used: int) -> None:
-        self._values = maps["ew_stats"].read(limit=used)[1] if used else b""
-        self._row = layout.STATS.size * libbpf.possible_cpus()
-
-    def of(self, index: int) -> dict[str, int]:
-        """in_packets, in_bytes, out_packets, out_bytes; IP bytes without link layer and relay option."""
-        total = {name: 0 for name, _ in layout.STATS.fields}
-        rows = self._values[index * self._row : (index + 1) * self._row]
-        for row in layout.STATS.iter_unpack(rows):
-            for name, value in row.items():
-                total[name] += value
-        return total
-
-
-def _counters(maps: map_io.Maps, indices: list[int]) -> _Counters:
-    return _Counters(maps, max(indices, default=-1) + 1)
 
 
 def _names() -> dict[str, Any]:
@@ -85,7 +65,7 @@ def _claims(state: edge_state.EdgeState) -> Iterable[tuple[edge_state.Claim, Map
     parts: dict[tuple[str, int], list[tuple[int, int, Mapping[str, int]]]] = defaultdict(list)
     for entry, record in state.entries.items():
         last = entry.port + (1 << (PORT_BITS - entry.bits)) - 1
-        parts[entry.vip, record["stats_index"]].append((entry.port, last, record))
+        parts[entry.vip, record["retired_index"]].append((entry.port, last, record))
     for (vip, _), found in parts.items():
         found.sort(key=lambda part: part[:2])
         first, last, record = found[0]
@@ -99,7 +79,8 @@ def _claims(state: edge_state.EdgeState) -> Iterable[tuple[edge_state.Claim, Map
 
 def _edge_info(maps: map_io.Maps) -> dict[str, Any]:
     state, names = edge_state.read(maps), _names()
-    counters = _counters(maps, [record["stats_index"] for record in state.entries.values()])
+    counters = map_io.counters_of(maps, "ew_stats", state.backends)
+    retired = map_io.counters_of(maps, "ew_retired", (record["retired_index"] for record in state.entries.values()))
     backends_of = defaultdict(list)
     for backend in state.backends.values():
         backends_of[backend["vip"], backend["port"], backend["last_port"]].append(backend)
@@ -125,7 +106,10 @@ def _edge_info(maps: map_io.Maps) -> dict[str, Any]:
                 "affinity": "client" if service["flags"] & layout.SERVICE_AFFINITY_CLIENT else "flow",
                 "table_size": len(table),
                 "backends": sorted(backends, key=lambda b: (b["worker"] or "", b["endpoint_id"])),
-                "counters": counters.of(service["stats_index"]),
+                "counters": total_of(
+                    [retired.of(service["retired_index"])]
+                    + [counters.of(backend["stats_index"]) for backend in backends_of[vip, port, last_port]]
+                ),
             }
         )
     return {
@@ -145,7 +129,7 @@ def _order(claim: tuple[Any, ...]) -> tuple[Any, ...]:
 
 def _worker_info(maps: map_io.Maps) -> dict[str, Any]:
     state, names = worker_maps.read(maps), _names()
-    counters = _counters(maps, [e["stats_index"] for e in state.endpoints.values()])
+    counters = map_io.counters_of(maps, "ew_stats", (e["stats_index"] for e in state.endpoints.values()))
     endpoints = [
         {
             "endpoint_id": endpoint_id,

@@ -120,7 +120,7 @@ SERVICE_KEY = Record("service_key", (("vip", "ipv4"), ("port", "be16"), ("zero",
 SERVICE6_KEY = Record("service6_key", (("vip", "address"), ("port", "be16"), ("zero", "u16")))
 RANGE_KEY = Record("range_key", (("prefix_bits", "u32"), ("vip", "ipv4"), ("port", "be16"), ("zero", "u16")))
 RANGE6_KEY = Record("range6_key", (("prefix_bits", "u32"), ("vip", "address"), ("port", "be16"), ("zero", "u16")))
-SERVICE = Record("service", (("lut_offset", "u32"), ("lut_size", "u32"), ("stats_index", "u32"), ("flags", "u32")))
+SERVICE = Record("service", (("lut_offset", "u32"), ("lut_size", "u32"), ("retired_index", "u32"), ("flags", "u32")))
 SERVICE_AFFINITY_CLIENT = 1
 BACKEND = Record(
     "backend",
@@ -238,6 +238,7 @@ MAPS: dict[str, tuple[MapSpec, ...]] = {
         MapSpec("ew_lut", "array", U32, U32, "lut"),
         MapSpec("ew_backends", "array", U32, BACKEND, "backends"),
         MapSpec("ew_endpoints", "hash", BE32, U32, "backends"),
+        MapSpec("ew_retired", "array", U32, STATS, "backends"),
     ),
     "worker": (
         *_COMMON,

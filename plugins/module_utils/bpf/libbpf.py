@@ -163,6 +163,11 @@ def map_fd(map_id: int) -> int:
     return _call(f"opening map {map_id}", "bpf_map_get_fd_by_id", ctypes.c_uint32(map_id))
 
 
+def bind_map(program_fd: int, map_fd: int) -> None:
+    """Make a program hold a map, also one that its code does not use (BPF_PROG_BIND_MAP, Linux 5.10)."""
+    _call("binding a map to a program", "bpf_prog_bind_map", program_fd, map_fd, None)
+
+
 def pin(fd: int, path: str) -> None:
     """Pin a program, map or link at a path below a bpffs."""
     _call(f"pinning {path}", "bpf_obj_pin", fd, path.encode())

@@ -4,12 +4,15 @@
 
 from __future__ import annotations
 
+import itertools
 import socket
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from ansible_collections.edgewire.fleet.plugins.module_utils.bpf import attach, layout, libbpf
+from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.counters import Counters
 from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.programs import HOOKS, Attached
 from ansible_collections.edgewire.fleet.plugins.module_utils.errors import EdgewireError
 
@@ -20,6 +23,16 @@ class OtherLayoutError(EdgewireError):
 
 # One write: map name, key, value; None deletes. Order is kept between maps, see `write`.
 Write = tuple[str, bytes, bytes | None]
+
+
+class Fold(NamedTuple):
+    """Add what a backend's slot counted to its service's retired counters, and start the slot at 0 again.
+
+    A write whose value is known only when it is carried out: packets are counted until then.
+    """
+
+    slot: int
+    retired_index: int
 
 
 @dataclass(frozen=True)
@@ -95,11 +108,7 @@ def open_maps(role: str, program_ids: Iterable[int]) -> Iterator[dict[str, OpenM
 def running_maps(role: str) -> Iterator[dict[str, OpenMap] | None]:
     """The maps of the role's programs that run on this box; None where none run.
 
-    A map that only a detached program references is reached through that program's pin, if the pin is of the same
-    set of maps: what is attached says which set counts.
-
-    :raises EdgewireError: a map cannot be reached, because the program that references it is neither attached nor
-        pinned.
+    Any one program that is attached holds them all.
     """
     found = find_attached(role)
     if not found:
@@ -110,34 +119,51 @@ def running_maps(role: str) -> Iterator[dict[str, OpenMap] | None]:
             f"the running {role} programs' maps have another layout than this version of the collection;"
             " run xdp_forwarder or tc_delivery first"
         )
-    programs = [there.program_id for _, there in found.values()]
-    for _, there in found.values():
-        if there.build is not None and there.map_set == attach.pinned_map_set(role, there.build):
-            programs += attach.pinned_ids(role, there.build)
-    with open_maps(role, programs) as maps:
-        missing = sorted(spec.name for spec in layout.MAPS[role] if spec.name not in maps)
-        if missing:
-            lost = ", ".join(h.program for h in HOOKS[role] if h.program not in found)
-            raise EdgewireError(
-                f"map {', '.join(missing)} cannot be reached, because {lost} is not attached;"
-                " run xdp_forwarder or tc_delivery first"
-            )
+    with open_maps(role, [there.program_id for _, there in found.values()]) as maps:
         yield maps
 
 
-def write(maps: Maps, writes: Iterable[Write]) -> None:
+def _run_of(item: Write | Fold) -> tuple[object, ...]:
+    """What neighbours must have in common to be carried out together."""
+    return (Fold,) if isinstance(item, Fold) else (item[0], item[2] is None)
+
+
+def write(maps: Maps, writes: Iterable[Write | Fold]) -> None:
     """Carry out writes in batches: neighbours that go to one map in one direction are one call.
 
     The order of the runs is the caller's: what is looked up first must be written last.
     """
-    run: list[Write] = []
-    for item in writes:
-        if run and (item[0] != run[0][0] or (item[2] is None) != (run[0][2] is None)):
-            _flush(maps, run)
-            run = []
-        run.append(item)
-    if run:
-        _flush(maps, run)
+    for _, items in itertools.groupby(writes, _run_of):
+        run = list(items)
+        folds = [item for item in run if isinstance(item, Fold)]
+        if folds:
+            write(maps, fold_writes(maps, folds))
+        else:
+            _flush(maps, [item for item in run if not isinstance(item, Fold)])
+
+
+def counters_of(maps: Maps, name: str, indices: Iterable[int]) -> Counters:
+    """The counters of a map, read as far as ``indices`` need it."""
+    used = max(indices, default=-1) + 1
+    keys, values = maps[name].read(limit=used) if used else (b"", b"")
+    return Counters(values, len(keys) // layout.U32.size)
+
+
+def fold_writes(maps: Maps, folds: Iterable[Fold]) -> list[Write]:
+    """The writes that carry out folds, from what is counted now."""
+    moves = list(folds)
+    counted = counters_of(maps, "ew_stats", (fold.slot for fold in moves))
+    retired = counters_of(maps, "ew_retired", (fold.retired_index for fold in moves))
+    sums: dict[int, dict[str, int]] = {}
+    for fold in moves:
+        total = sums.setdefault(fold.retired_index, retired.of(fold.retired_index))
+        for name, value in counted.of(fold.slot).items():
+            total[name] += value
+    zero = bytes(layout.STATS.size * counted.cpus)
+    return [
+        *(("ew_retired", layout.U32.pack({"value": i}), layout.STATS.pack(total)) for i, total in sums.items()),
+        *(("ew_stats", layout.U32.pack({"value": fold.slot}), zero) for fold in moves),
+    ]
 
 
 def _flush(maps: Maps, run: list[Write]) -> None:

@@ -8,10 +8,11 @@ import errno
 from collections.abc import Iterable
 from dataclasses import asdict
 from types import SimpleNamespace
+from typing import cast
 
 from ansible_collections.edgewire.fleet.plugins.module_utils.bpf import layout
 from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.libbpf import BpfError
-from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.map_io import Write
+from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.map_io import Fold, Maps, Write, fold_writes
 
 
 class FakeMap:
@@ -52,7 +53,11 @@ class FakeMaps(dict[str, FakeMap]):
     def __init__(self, role: str, capacity: layout.Capacity) -> None:
         super().__init__({spec.name: FakeMap(spec, capacity) for spec in layout.MAPS[role]})
 
-    def apply(self, writes: Iterable[Write]) -> None:
+    def apply(self, writes: Iterable[Write | Fold]) -> None:
         """Carry out writes, in order."""
-        for name, key, value in writes:
-            self[name].put(key, value)
+        for write in writes:
+            if isinstance(write, Fold):
+                self.apply(fold_writes(cast(Maps, self), [write]))
+            else:
+                name, key, value = write
+                self[name].put(key, value)

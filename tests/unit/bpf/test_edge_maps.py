@@ -4,11 +4,14 @@
 
 from __future__ import annotations
 
+import itertools
+from collections import Counter
 from collections.abc import Iterator
+from random import Random
 from typing import Any, cast
 
 import pytest
-from ansible_collections.edgewire.fleet.plugins.module_utils.bpf import edge_maps, edge_state, layout
+from ansible_collections.edgewire.fleet.plugins.module_utils.bpf import edge_maps, edge_state, layout, map_io
 from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.edge_state import (
     BackendWanted,
     Claim,
@@ -17,7 +20,7 @@ from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.edge_state impo
     ServiceWanted,
     entries_of,
 )
-from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.map_io import Maps, Write
+from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.map_io import Fold, Maps, Write
 from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.relays import Relays
 from ansible_collections.edgewire.fleet.plugins.module_utils.errors import EdgewireError
 from ansible_collections.edgewire.fleet.plugins.module_utils.steps import Step
@@ -67,7 +70,7 @@ def state_of(maps: FakeMaps) -> EdgeState:
     return edge_state.read(cast(Maps, maps))
 
 
-def plan(wanted: EdgeWanted, maps: FakeMaps) -> tuple[list[Step], list[Write]]:
+def plan(wanted: EdgeWanted, maps: FakeMaps) -> tuple[list[Step], list[Write | Fold]]:
     """The plan from what the maps say."""
     return edge_maps.plan(wanted, state_of(maps))
 
@@ -78,23 +81,23 @@ def resolve(state: EdgeState) -> dict[str, Any]:
         "config": dict(state.config),
         "entries": {entry: (state.table_of(record), record["flags"]) for entry, record in state.entries.items()},
         "backends": {
-            b["endpoint_id"]: (b["worker_relay"], b["vip"], b["port"], b["last_port"], b["stats_index"])
-            for b in state.backends.values()
+            b["endpoint_id"]: (b["worker_relay"], b["vip"], b["port"], b["last_port"], b["stats_index"] == slot)
+            for slot, b in state.backends.items()
         },
         "replies": {eid: state.backends.get(slot, {}).get("endpoint_id") for eid, slot in state.endpoints.items()},
     }
 
 
 def counter_of(state: EdgeState, claim: Claim) -> int:
-    """The counter index of a service; all its entries have the same."""
-    (index,) = {state.entries[entry]["stats_index"] for entry in entries_of(claim)}
+    """The index of a service's retired counters; all its entries have the same."""
+    (index,) = {state.entries[entry]["retired_index"] for entry in entries_of(claim)}
     return index
 
 
-def meaning(wanted: EdgeWanted, state: EdgeState) -> dict[str, Any]:
-    """The same of what is wanted; counters' indices as the state has them."""
+def meaning(wanted: EdgeWanted) -> dict[str, Any]:
+    """The same of what is wanted; every backend counts in its own slot."""
     backends = {
-        b.endpoint_id: (WORKERS[b.worker].for_vip(service.vip), *service.claim, counter_of(state, service.claim))
+        b.endpoint_id: (WORKERS[b.worker].for_vip(service.vip), *service.claim, True)
         for service in wanted.services
         for b in service.backends
     }
@@ -112,7 +115,7 @@ def assert_is(wanted: EdgeWanted, maps: FakeMaps) -> None:
     """The maps say what is wanted and nothing else, counters are apart, and there is nothing left to do."""
     state = state_of(maps)
     assert set(state.entries) == {entry for service in wanted.services for entry in entries_of(service.claim)}
-    assert resolve(state) == meaning(wanted, state)
+    assert resolve(state) == meaning(wanted)
     assert len(state.backends) == len(resolve(state)["backends"]), "an endpoint in two slots"
     indices = [counter_of(state, service.claim) for service in wanted.services]
     assert len(set(indices)) == len(indices)
@@ -173,7 +176,7 @@ def test_what_is_right_is_not_written(old: EdgeWanted, new: EdgeWanted) -> None:
     ids = {b.endpoint_id for s in same for b in s.backends}
     slots = {layout.U32.pack({"value": state.endpoints[eid]}) for eid in ids}
     replies = {layout.BE32.pack({"value": eid}) for eid in ids}
-    touched = {(name, key) for name, key, _ in plan(new, maps)[1]}
+    touched = {(write[0], write[1]) for write in plan(new, maps)[1]}
     assert not entries & touched
     assert not {("ew_backends", key) for key in slots} & touched
     assert not {("ew_endpoints", key) for key in replies} & touched
@@ -278,6 +281,31 @@ def test_a_new_services_counter_starts_at_zero() -> None:
     maps.apply(plan(edge(), maps)[1])
     maps.apply(plan(edge(service({8: 1}, port=54)), maps)[1])
     assert maps["ew_stats"].entries[bytes(4)] == bytes(layout.STATS.size)
+
+
+def total_of(maps: FakeMaps, claim: Claim) -> Counter[str]:
+    """What a service has counted: its backends, and those it had."""
+    state = state_of(maps)
+    index = counter_of(state, claim)
+    total = Counter(map_io.counters_of(cast(Maps, maps), "ew_retired", [index]).of(index))
+    for slot, backend in state.backends.items():
+        if (backend["vip"], backend["port"], backend["last_port"]) == claim:
+            total.update(map_io.counters_of(cast(Maps, maps), "ew_stats", [slot]).of(slot))
+    return total
+
+
+@given(st.lists(wanted_states(), min_size=2, max_size=4), st.randoms(use_true_random=False))
+def test_no_count_is_lost_and_none_is_inherited(states: list[EdgeWanted], random: Random) -> None:
+    maps = maps_with(states[0])
+    nothing = Counter(dict.fromkeys((name for name, _ in layout.STATS.fields), 0))
+    for old, new in itertools.pairwise(states):
+        for slot in state_of(maps).backends:
+            counts = {name: random.randrange(1, 1000) for name, _ in layout.STATS.fields}
+            maps["ew_stats"].put(layout.U32.pack({"value": slot}), layout.STATS.pack(counts))
+        kept = {s.claim: total_of(maps, s.claim) for s in old.services if s.claim in {n.claim for n in new.services}}
+        maps.apply(plan(new, maps)[1])
+        for wanted in new.services:
+            assert total_of(maps, wanted.claim) == kept.get(wanted.claim, nothing)
 
 
 @pytest.mark.parametrize(
