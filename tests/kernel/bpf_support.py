@@ -31,6 +31,7 @@ from ansible_collections.edgewire.fleet.plugins.module_utils.bpf import (
     edge_maps,
     edge_state,
     forwarder,
+    kept_builds,
     layout,
     libbpf,
     map_io,
@@ -550,18 +551,25 @@ def _session_bpffs() -> Iterator[Path]:
     _unmount(path)
 
 
+@pytest.fixture(scope="session")
+def _session_builds(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("builds")
+
+
 @pytest.fixture
-def shared_pins(_session_bpffs: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def shared_pins(_session_bpffs: Path, _session_builds: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Pins that outlive the test: what one test compiled, the next attaches from its pin."""
     monkeypatch.setattr(attach, "BPFFS", _session_bpffs)
+    monkeypatch.setattr(kept_builds, "DIRECTORY", _session_builds)
     return _session_bpffs
 
 
 @pytest.fixture
-def fresh_pins(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """An empty bpffs for one test."""
+def fresh_pins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
+    """An empty bpffs for one test, and no build on disk."""
     path = _mount()
     monkeypatch.setattr(attach, "BPFFS", path)
+    monkeypatch.setattr(kept_builds, "DIRECTORY", tmp_path / "builds")
     yield path
     _unmount(path)
 

@@ -19,6 +19,7 @@ from ansible_collections.edgewire.fleet.plugins.module_utils.bpf import (
     contents,
     edge_state,
     forwarder,
+    kept_builds,
     layout,
     libbpf,
     map_io,
@@ -208,16 +209,21 @@ def test_a_removed_link_pin_comes_back_without_compiling(host: Host, compiles: l
     host.relay_one()
 
 
-def test_without_pins_it_compiles_and_carries_over(host: Host, compiles: list[str]) -> None:
+@pytest.mark.parametrize(("is_kept", "compiled"), [(True, ["edge"]), (False, ["edge", "edge"])])
+def test_without_pins_it_loads_or_compiles_and_carries_over(
+    host: Host, compiles: list[str], is_kept: bool, compiled: list[str]
+) -> None:
     host.ensure()
     contents.ensure("edge", EDGE_PARAMS)
     host.relay_one()
     state, counters = host.state(), host.counters()
     assert counters["in_packets"] == 2
     shutil.rmtree(attach.build_directory("edge", host.build.identity))
+    if not is_kept:
+        kept_builds.forget("edge")
     host.remove_filter("eth0")
     assert "edge_handoff on eth0" in names(host.ensure(), "add")
-    assert compiles == ["edge", "edge"]
+    assert compiles == compiled
     assert (host.state(), host.counters()) == (state, counters)
     assert contents.preview("edge", EDGE_PARAMS) == []
     host.relay_one()

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
-from ansible_collections.edgewire.fleet.plugins.module_utils.bpf import layout, libbpf
+from ansible_collections.edgewire.fleet.plugins.module_utils.bpf import kept_builds, layout, libbpf
 from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.programs import (
     HOOKS,
     TC_PRIORITY,
@@ -114,7 +114,8 @@ def observe(desired: Desired) -> Observed:
         attached[hook.program] = None if index is None else read_hook(desired.role, hook, index)
     root = pin_root(desired.role)
     leftovers = tuple(str(path) for path in sorted(root.iterdir())) if root.exists() else ()
-    return Observed(attached, ifindex, pinned_map_set(desired.role, desired.build), leftovers)
+    kept = kept_builds.read(desired.role, desired.build) is not None
+    return Observed(attached, ifindex, pinned_map_set(desired.role, desired.build), leftovers, kept)
 
 
 def check_bpffs() -> None:

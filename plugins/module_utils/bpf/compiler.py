@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.edgewire.fleet.plugins.module_utils.bpf import layout, libbpf
+from ansible_collections.edgewire.fleet.plugins.module_utils.bpf import layout, map_io
 from ansible_collections.edgewire.fleet.plugins.module_utils.errors import EdgewireError
 
 
@@ -21,11 +21,13 @@ from ansible_collections.edgewire.fleet.plugins.module_utils.errors import Edgew
 class Loaded:
     """A role's programs and maps in the kernel, held by open file descriptors.
 
-    They live as long as ``keep`` does, or what is attached or pinned meanwhile.
+    They live as long as ``keep`` does, or what is attached or pinned meanwhile. ``instructions`` are the programs' code
+    as it was loaded: what stands for a map in it is one of the open descriptors.
     """
 
     programs: dict[str, int]
     maps: dict[str, int]
+    instructions: dict[str, bytes]
     keep: Any
 
 
@@ -75,8 +77,6 @@ def _check_headers() -> None:
 def compile_and_load(role: str, source: str, flags: Sequence[str], programs: dict[str, str], identity: bytes) -> Loaded:
     """Compile ``source``, load ``programs`` (name to kind, "xdp" or "tc") and write the identity into them.
 
-    Every program holds all the role's maps, so that any one that is attached leads to all of them.
-
     :raises EdgewireError: with the compiler's or the verifier's last lines.
     """
     bcc = _import_bcc()
@@ -89,16 +89,12 @@ def compile_and_load(role: str, source: str, flags: Sequence[str], programs: dic
             kinds = {"xdp": bcc.BPF.XDP, "tc": bcc.BPF.SCHED_CLS}
             fds = {name: bpf.load_func(name.encode(), kinds[kind]).fd for name, kind in programs.items()}
             maps = {spec.name: bpf[spec.name.encode()].map_fd for spec in layout.MAPS[role]}
-            stage = "take all their maps"
-            for program_fd in fds.values():
-                for map_fd in maps.values():
-                    libbpf.bind_map(program_fd, map_fd)
+            instructions = {name: bpf.dump_func(name.encode()) for name in programs}
             failure = None
         except Exception as exc:  # bcc raises bare Exception
             failure = exc
     if failure is not None:
         told = "\n".join(line for line in messages if line.strip())[-3000:]
         raise EdgewireError(f"the {role} programs did not {stage}: {failure}\n{told}")
-    record = layout.IDENTITY.pack({"build": identity, "schema": layout.schema_hash(role)})
-    libbpf.update_batch(maps["ew_identity"], "ew_identity", layout.U32.pack({}), record, 1)
-    return Loaded(fds, maps, bpf)
+    map_io.make_one(role, fds, maps, identity)
+    return Loaded(fds, maps, instructions, bpf)

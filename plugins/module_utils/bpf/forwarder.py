@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from ansible_collections.edgewire.fleet.plugins.module_utils.bpf import (
     attach,
+    kept_builds,
     layout,
     map_io,
     programs,
@@ -20,6 +21,7 @@ from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.programs import
     Desired,
     Observed,
 )
+from ansible_collections.edgewire.fleet.plugins.module_utils.errors import EdgewireError
 from ansible_collections.edgewire.fleet.plugins.module_utils.steps import Step
 
 
@@ -46,8 +48,8 @@ def preview(desired: Desired, *, wireguard_may_be_missing: bool = False) -> list
 def ensure(desired: Desired, build: Build | None) -> list[Step]:
     """Make the hooks what is desired; the steps that were taken. ``build`` is not needed to remove.
 
-    Compiles only where neither the hooks nor the pins have the wanted build. Map contents are carried over from the
-    running programs where the layout is the same, before the swap.
+    Compiles only where neither the hooks, nor the pins, nor the disk have the wanted build. Map contents are carried
+    over from the running programs where the layout is the same, before the swap.
     """
     observed = attach.observe(desired)
     steps = programs.plan(desired, observed)
@@ -58,15 +60,18 @@ def ensure(desired: Desired, build: Build | None) -> list[Step]:
     if steps:
         assert build is not None
         attach.check_bpffs()
+        hooks = [step.op for step in steps if step.op is not None]
         with ExitStack() as stack:
-            fds, compiled = _programs(desired, observed, build, stack)
-            # A new build brings new maps, so then every hook must move, also one that was right by itself.
-            hooks = HOOKS[desired.role] if compiled else [step.op for step in steps]
-            for hook in hooks:
-                ifindex = observed.ifindex[hook.port]
-                assert ifindex is not None  # the planner refused otherwise
-                found = observed.attached[hook.program]
-                attach.attach(desired.role, hook, ifindex, fds[hook.program], desired.xdp_mode, found)
+            if hooks:
+                fds, is_new = _programs(desired, observed, build, stack)
+                # A new set brings new maps, so then every hook must move, also one that was right by itself.
+                for hook in HOOKS[desired.role] if is_new else hooks:
+                    ifindex = observed.ifindex[hook.port]
+                    assert ifindex is not None  # the planner refused otherwise
+                    found = observed.attached[hook.program]
+                    attach.attach(desired.role, hook, ifindex, fds[hook.program], desired.xdp_mode, found)
+            if kept_builds.read(desired.role, desired.build) is None:
+                _compiled(desired, build, stack)
         attach.remove_pins(desired.role, keep=desired.build.hex()[:16])
     return steps
 
@@ -77,22 +82,46 @@ def apply(desired: Desired, build: Build, check_mode: bool) -> list[Step]:
 
 
 def _programs(desired: Desired, observed: Observed, build: Build, stack: ExitStack) -> tuple[dict[str, int], bool]:
-    """File descriptors of the wanted build's programs, from the pins where they fit; and whether it was compiled."""
+    """File descriptors of the wanted build's programs, from the pins where they fit; and whether they are new."""
     wanted = programs.current_map_set(desired, observed)
     if observed.pinned_map_set is not None and observed.pinned_map_set == wanted:
         return attach.open_pinned(desired.role, desired.build, stack), False
 
-    from ansible_collections.edgewire.fleet.plugins.module_utils.bpf import compiler
-
-    kinds: dict[str, str] = {hook.program: hook.kind for hook in HOOKS[desired.role]}
-    loaded = compiler.compile_and_load(desired.role, build.source, build.flags, kinds, desired.build)
-    stack.callback(lambda: loaded)  # bcc closes its descriptors when this goes
+    fds, maps = _kept(desired, stack) or _compiled(desired, build, stack)
     running = _one_set(desired, observed)
     if running and all(found.schema == layout.schema_hash(desired.role) for found in running):
         with map_io.open_maps(desired.role, [found.program_id for found in running]) as old:
-            map_io.carry_over(desired.role, old, loaded.maps)
-    attach.pin_programs(desired.role, desired.build, loaded.programs)
-    return loaded.programs, True
+            map_io.carry_over(desired.role, old, maps)
+    attach.pin_programs(desired.role, desired.build, fds)
+    return fds, True
+
+
+def _kept(desired: Desired, stack: ExitStack) -> tuple[dict[str, int], dict[str, int]] | None:
+    """Programs and maps from the build that is kept on disk; None without one, or where this kernel refuses it."""
+    build = kept_builds.read(desired.role, desired.build)
+    if build is None:
+        return None
+    try:
+        fds, maps = kept_builds.load(build, desired.role, _kinds(desired.role), stack)
+    except EdgewireError:  # the kernel was upgraded, and what it refuses is compiled anew, or fails with all reasons
+        return None
+    map_io.make_one(desired.role, fds, maps, desired.build)
+    return fds, maps
+
+
+def _compiled(desired: Desired, build: Build, stack: ExitStack) -> tuple[dict[str, int], dict[str, int]]:
+    """Programs and maps from the compiler; what it made is kept on disk."""
+    from ansible_collections.edgewire.fleet.plugins.module_utils.bpf import compiler
+
+    kinds = _kinds(desired.role)
+    loaded = compiler.compile_and_load(desired.role, build.source, build.flags, kinds, desired.build)
+    stack.callback(lambda: loaded)  # bcc closes its descriptors when this goes
+    kept_builds.keep(desired.role, desired.build, loaded.instructions, loaded.maps)
+    return loaded.programs, loaded.maps
+
+
+def _kinds(role: str) -> dict[str, str]:
+    return {hook.program: hook.kind for hook in HOOKS[role]}
 
 
 def _one_set(desired: Desired, observed: Observed) -> list[Attached]:
@@ -112,3 +141,4 @@ def _remove(desired: Desired, observed: Observed, steps: list[Step]) -> None:
             assert ifindex is not None  # something is attached to it
             attach.detach(desired.role, step.op, ifindex)
     attach.remove_pins(desired.role)
+    kept_builds.forget(desired.role)

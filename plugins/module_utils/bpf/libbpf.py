@@ -23,6 +23,7 @@ from ansible_collections.edgewire.fleet.plugins.module_utils.errors import Edgew
 XDP_FLAGS = {"generic": 1 << 1, "native": 1 << 2, "offload": 1 << 3}
 XDP_MODES = {1: "native", 2: "generic", 3: "offload", 4: "multiple"}
 BPF_XDP = 37  # enum bpf_attach_type
+PROG_TYPES = {"tc": 3, "xdp": 6}  # enum bpf_prog_type: BPF_PROG_TYPE_SCHED_CLS, BPF_PROG_TYPE_XDP
 BPF_TC_INGRESS, BPF_TC_EGRESS = 1, 2  # enum bpf_tc_attach_point
 BPF_TC_F_REPLACE = 1
 TC_HANDLE = 1
@@ -166,6 +167,21 @@ def map_fd(map_id: int) -> int:
 def bind_map(program_fd: int, map_fd: int) -> None:
     """Make a program hold a map, also one that its code does not use (BPF_PROG_BIND_MAP, Linux 5.10)."""
     _call("binding a map to a program", "bpf_prog_bind_map", program_fd, map_fd, None)
+
+
+def map_create(name: str, kind: int, key_size: int, value_size: int, max_entries: int, flags: int) -> int:
+    """A new map's file descriptor; ``kind`` is of enum bpf_map_type, sizes are in bytes."""
+    opts = structs.MapCreateOpts(sz=ctypes.sizeof(structs.MapCreateOpts), map_flags=flags)
+    shape = (key_size, value_size, max_entries, ctypes.byref(opts))
+    return _call(f"making map {name}", "bpf_map_create", kind, name.encode(), *shape)
+
+
+def prog_load(name: str, kind: str, instructions: bytes) -> int:
+    """Load instructions, whose map loads hold descriptors, as a program of ``kind`` "xdp" or "tc"; its descriptor."""
+    count = ctypes.c_size_t(len(instructions) // 8)
+    return _call(
+        f"loading program {name}", "bpf_prog_load", PROG_TYPES[kind], name.encode(), b"GPL", instructions, count, None
+    )
 
 
 def pin(fd: int, path: str) -> None:

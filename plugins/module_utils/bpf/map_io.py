@@ -176,6 +176,18 @@ def _flush(maps: Maps, run: list[Write]) -> None:
         libbpf.update_batch(maps[name].fd, name, keys, values, len(run))
 
 
+def make_one(role: str, programs: Mapping[str, int], maps: Mapping[str, int], identity: bytes) -> None:
+    """Make freshly loaded programs and maps (name to descriptor) one build, told by its identity.
+
+    Every program holds all the role's maps, so that any one that is attached leads to all of them.
+    """
+    for program_fd in programs.values():
+        for map_fd in maps.values():
+            libbpf.bind_map(program_fd, map_fd)
+    record = layout.IDENTITY.pack({"build": identity, "schema": layout.schema_hash(role)})
+    libbpf.update_batch(maps["ew_identity"], "ew_identity", layout.U32.pack({}), record, 1)
+
+
 def carry_over(role: str, old: Maps, new: Mapping[str, int]) -> None:
     """Copy contents and counters from the maps of the running programs into those of their successors.
 

@@ -78,12 +78,14 @@ class Observed:
     """Per program name what is attached, the interface index of each port (None: no such interface), free pins.
 
     ``pinned_map_set`` is the map set of a complete, pinned set of programs of the wanted build, None without one.
+    ``kept`` says whether the wanted build is kept on disk, for the next boot.
     """
 
     attached: Mapping[str, Attached | None]
     ifindex: Mapping[str, int | None]
     pinned_map_set: int | None = None
     leftover_pins: Sequence[str] = field(default_factory=tuple)
+    kept: bool = True
 
 
 def _describe_hook(hook: Hook, mode: str | None) -> str:
@@ -165,6 +167,9 @@ def plan(desired: Desired, observed: Observed, *, wireguard_may_be_missing: bool
             if mixed and before is not None:
                 before = {**before, "maps": "not shared with the role's other programs"}
             steps.append(make_step("program", _where(hook, desired), before, after, hook))
+    if not steps and not observed.kept:
+        # Where a program is to be attached, that its build is kept goes without saying.
+        steps.append(make_step("build", f"{desired.role} programs on disk", None, {"build": desired.build.hex()[:16]}))
     return steps
 
 
