@@ -4,7 +4,8 @@
  * The edge's maps. plugins/module_utils/bpf/layout.py has their twins in Python; the compile fails where sizes or
  * offsets differ. All addresses and ports are in network order, as in the packet.
  *
- *   services (VIP, port) or ranges (VIP, port prefix) -> slice of lut -> slot of backends -> endpoint id, worker
+ *   services (VIP, port) or ranges (VIP, port prefix) -> slice of lut -> slot of backends -> endpoint id
+ *   slot of backends -> slot of workers -> relay addresses, and whether the worker lives
  *   endpoints (endpoint id) -> slot of backends, for the way back
  *
  * IPv4 has service keys of its own: an 8-byte key costs half of a 20-byte one.
@@ -62,11 +63,21 @@ struct service {
 struct backend {
 	__be32 endpoint_id;  /* 0: free slot */
 	__u32 stats_index;   /* the slot's own number: who has the record can count */
-	struct address worker_relay;
-	struct address vip;
+	__u32 worker;        /* slot of workers */
 	__be16 port;
 	__be16 last_port;
+	struct address vip;
 };
+
+/* One entry stands for all backends on a worker, so one write takes them all out of service and back. */
+struct worker {
+	struct address relay;
+	struct address relay6;
+	__u32 state;
+};
+#define WORKER_NONE 0  /* free slot */
+#define WORKER_LIVE 1
+#define WORKER_DEAD 2
 
 BPF_TABLE("array", __u32, struct edge_config, ew_config, 1);
 BPF_TABLE("hash", struct service_key, struct service, ew_services, MAX_SERVICES);
@@ -75,6 +86,7 @@ BPF_F_TABLE("lpm_trie", struct range_key, struct service, ew_ranges, MAX_RANGES,
 BPF_F_TABLE("lpm_trie", struct range6_key, struct service, ew_ranges6, MAX_RANGES, BPF_F_NO_PREALLOC);
 BPF_TABLE("array", __u32, __u32, ew_lut, MAX_LUT);
 BPF_TABLE("array", __u32, struct backend, ew_backends, MAX_BACKENDS);
+BPF_TABLE("array", __u32, struct worker, ew_workers, MAX_WORKERS);
 BPF_TABLE("hash", __be32, __u32, ew_endpoints, MAX_BACKENDS);
 /*
  * What the backends that a service no longer has had counted: its own counters are its backends' and these together.

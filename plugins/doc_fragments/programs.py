@@ -31,6 +31,10 @@ options:
         description: Slots of all services' Maglev tables together, 4 bytes each. For edges.
         type: int
         default: 4194304
+      workers:
+        description: Workers that an edge knows. For edges.
+        type: int
+        default: 4096
       edges:
         description: Relay addresses of edges that a worker knows. For workers.
         type: int

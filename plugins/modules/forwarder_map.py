@@ -45,7 +45,9 @@ options:
     type: str
     default: wg0
   uplink:
-    description: The interface on which clients' packets arrive. For O(role=edge).
+    description:
+      - The interface on which clients' packets arrive. With O(role=worker) the one through which direct replies leave,
+        needed only where there are some.
     type: str
     default: eth0
   container_interface:
@@ -69,6 +71,13 @@ options:
       relay_address_ipv6:
         description: The worker's IPv6 relay address.
         type: str
+      state:
+        description:
+          - A V(dead) worker's backends keep their places in the services' tables, and their flows, the established ones
+            included, go to the next live backend of the table, the same on every edge.
+        type: str
+        choices: [live, dead]
+        default: live
   services:
     description: What this edge serves, one entry for each VIP and port. For O(role=edge).
     type: list
@@ -163,6 +172,13 @@ options:
         description: UDP port in the container, of a range the first; the others follow.
         type: int
         required: true
+      reply:
+        description:
+          - Whether replies go back through the edge, or leave through this host's own O(uplink) with the VIP as source. The
+            network behind the uplink must take packets from that address.
+        type: str
+        choices: [edge, direct]
+        default: edge
 seealso:
   - module: edgewire.fleet.forwarder_map_info
 author:

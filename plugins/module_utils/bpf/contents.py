@@ -122,6 +122,7 @@ def edge_wanted(params: Mapping[str, Any], *, may_be_missing: bool = False) -> e
         _ifindex(params["uplink"], False),
         workers,
         services,
+        frozenset(worker["name"] for worker in params["workers"] if worker.get("state") == "dead"),
     )
 
 
@@ -136,6 +137,7 @@ def _endpoint(params: Mapping[str, Any], checks: _Checks) -> worker_maps.Endpoin
         last_port=last,
         container_address=checks.address(params["container_address"], f"container_address of {what}"),
         container_port=params["container_port"],
+        direct=params.get("reply") == "direct",
     )
     if (":" in endpoint.vip) != (":" in endpoint.container_address):
         checks.problems.append(
@@ -160,6 +162,7 @@ def worker_wanted(params: Mapping[str, Any], *, may_be_missing: bool = False) ->
         _ifindex(params["container_interface"], False),
         edges,
         endpoints,
+        _ifindex(params["uplink"], not any(endpoint.direct for endpoint in endpoints)),
     )
 
 

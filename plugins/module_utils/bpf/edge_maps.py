@@ -80,6 +80,7 @@ def _check_capacity(wanted: EdgeWanted, tables: Mapping[Claim, list[int]], state
         "ranges": max(per_map["ew_ranges"], per_map["ew_ranges6"]),
         "backends": sum(len(service.backends) for service in wanted.services),
         "lut": sum(len(table) for table in tables.values()),
+        "workers": len(wanted.workers),
     }
     full = [
         f"{name}: {count} needed, room for {state.capacity[name]}"
@@ -123,7 +124,7 @@ class _Plan:
 _ORDER = {
     name: number
     for number, name in enumerate(
-        ("ew_stats", "ew_retired", "ew_backends", "ew_endpoints", "ew_lut", *SERVICE_MAPS, "ew_config")
+        ("ew_stats", "ew_retired", "ew_workers", "ew_backends", "ew_endpoints", "ew_lut", *SERVICE_MAPS, "ew_config")
     )
 }
 
@@ -139,7 +140,8 @@ def plan(wanted: EdgeWanted, state: EdgeState, cpus: int = 1) -> tuple[list[Step
     _check_capacity(wanted, tables, state)
     result = _Plan([], [], [], [], [], [])
     retired = _plan_counters(wanted, state, result)
-    slots = _plan_backends(wanted, state, retired, result, cpus)
+    workers = _plan_workers(wanted, state, result)
+    slots = _plan_backends(wanted, state, retired, workers, result, cpus)
     _plan_services(wanted, state, tables, retired, slots, result)
     _plan_config(wanted, state, result)
     return result.steps, list(result.writes())
@@ -170,17 +172,55 @@ def _plan_counters(wanted: EdgeWanted, state: EdgeState, result: _Plan) -> dict[
     return retired
 
 
+def _worker_words(record: Mapping[str, Any]) -> dict[str, Any]:
+    state = {layout.WORKER_LIVE: "live", layout.WORKER_DEAD: "dead"}.get(record["state"], record["state"])
+    addresses = {"relay_address": record["relay"], "relay_address_ipv6": record["relay6"]}
+    return {**{name: address for name, address in addresses.items() if address}, "state": state}
+
+
+def _plan_workers(wanted: EdgeWanted, state: EdgeState, result: _Plan) -> dict[str, int]:
+    """The slot of every worker by name. One that is known by its IPv4 relay address keeps its slot."""
+    slot_of = {record["relay"]: slot for slot, record in sorted(state.workers.items(), reverse=True)}
+    indices = _Indices(state.workers, state.capacity["workers"])
+    slots: dict[str, int] = {}
+    for name, relays in wanted.workers.items():
+        slot = slots[name] = slot_of[relays.ipv4] if relays.ipv4 in slot_of else indices.take()
+        dead = name in wanted.dead_workers
+        record = {
+            "relay": relays.ipv4,
+            "relay6": relays.ipv6,
+            "state": layout.WORKER_DEAD if dead else layout.WORKER_LIVE,
+        }
+        found = state.workers.get(slot)
+        if found != record:
+            result.allocate.append(("ew_workers", layout.U32.pack({"value": slot}), layout.WORKER.pack(record)))
+            before = _worker_words(found) if found else None
+            result.steps.append(make_step("worker", name, before, _worker_words(record)))
+    kept = set(slots.values())
+    for slot, found in state.workers.items():
+        if slot not in kept:
+            result.retire.append(("ew_workers", layout.U32.pack({"value": slot}), bytes(layout.WORKER.size)))
+            result.steps.append(make_step("worker", found["relay"] or found["relay6"], _worker_words(found), None))
+    return slots
+
+
 def _plan_backends(
-    wanted: EdgeWanted, state: EdgeState, retired: Mapping[Claim, int], result: _Plan, cpus: int
+    wanted: EdgeWanted,
+    state: EdgeState,
+    retired: Mapping[Claim, int],
+    workers: Mapping[str, int],
+    result: _Plan,
+    cpus: int,
 ) -> dict[int, int]:
     """The slot of every wanted endpoint; steps for backends that are missing, wrong or not wanted."""
     names = wanted.names
+    name_of = {slot: name for name, slot in workers.items()}
 
     def words(backend: Mapping[str, Any], reply: bool) -> dict[str, Any]:
-        relay = backend["worker_relay"]
+        relay = state.relay_of(backend)
         return {
             "service": claim_text(backend["vip"], backend["port"], backend["last_port"]),
-            "worker": names.get(relay, relay),
+            "worker": name_of.get(backend["worker"]) or names.get(relay, relay),
             "endpoint_id": backend["endpoint_id"],
             "reply_entry": reply,
         }
@@ -198,10 +238,10 @@ def _plan_backends(
             record = {
                 "endpoint_id": eid,
                 "stats_index": slot,
-                "worker_relay": wanted.workers[backend.worker].for_vip(service.vip),
-                "vip": service.vip,
+                "worker": workers[backend.worker],
                 "port": service.port,
                 "last_port": service.last_port,
+                "vip": service.vip,
             }
             found, reply = state.backends.get(slot), state.endpoints.get(eid) == slot
             if found == record and reply:
@@ -257,7 +297,8 @@ def _plan_services(
     result: _Plan,
 ) -> None:
     names = wanted.names
-    workers = {b["endpoint_id"]: names.get(b["worker_relay"], b["worker_relay"]) for b in state.backends.values()}
+    relays = {b["endpoint_id"]: state.relay_of(b) for b in state.backends.values()}
+    workers = {eid: names.get(relay, relay) for eid, relay in relays.items()}
     workers |= {b.endpoint_id: b.worker for s in wanted.services for b in s.backends}
     room = state.capacity["lut"]
     ranges = {(s["lut_offset"], s["lut_size"]) for s in state.entries.values()}

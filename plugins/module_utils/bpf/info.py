@@ -77,6 +77,12 @@ def _claims(state: edge_state.EdgeState) -> Iterable[tuple[edge_state.Claim, Map
         yield (vip, first, last), record
 
 
+def _worker_state(worker: Mapping[str, Any] | None) -> str:
+    """Whether a backend's worker lives; "unknown" is one that is not in the maps, for which packets are dropped."""
+    states = {layout.WORKER_LIVE: "live", layout.WORKER_DEAD: "dead"}
+    return states.get(worker["state"], "unknown") if worker else "unknown"
+
+
 def _edge_info(maps: map_io.Maps) -> dict[str, Any]:
     state, names = edge_state.read(maps), _names()
     counters = map_io.counters_of(maps, "ew_stats", state.backends)
@@ -91,8 +97,9 @@ def _edge_info(maps: map_io.Maps) -> dict[str, Any]:
         backends = [
             {
                 "endpoint_id": backend["endpoint_id"],
-                "worker": names["hosts"].get(backend["worker_relay"]),
-                "worker_relay_address": backend["worker_relay"],
+                "worker": names["hosts"].get(state.relay_of(backend)),
+                "worker_relay_address": state.relay_of(backend),
+                "state": _worker_state(state.workers.get(backend["worker"])),
                 "share": round(share[backend["endpoint_id"]] / max(len(table), 1), 4),
             }
             for backend in backends_of[vip, port, last_port]
@@ -139,6 +146,7 @@ def _worker_info(maps: map_io.Maps) -> dict[str, Any]:
             "protocol": "udp",
             "container_address": endpoint["container"],
             "container_port": endpoint["container_port"],
+            "reply": "direct" if endpoint["flags"] & layout.ENDPOINT_DIRECT else "edge",
             "counters": counters.of(endpoint["stats_index"]),
         }
         for endpoint_id, endpoint in sorted(
@@ -150,6 +158,7 @@ def _worker_info(maps: map_io.Maps) -> dict[str, Any]:
         "relay_address_ipv6": state.config["relay6"],
         "wireguard_interface": _interface(state.config["wireguard_ifindex"]),
         "container_interface": _interface(state.config["container_ifindex"]),
+        "uplink": _interface(state.config["uplink_ifindex"]),
         "edges": [{"name": names["hosts"].get(relay), "relay_address": relay} for relay in sorted(state.edges)],
         "endpoints": endpoints,
     }

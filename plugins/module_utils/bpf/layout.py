@@ -80,6 +80,11 @@ class Record:
         """Bytes of one record."""
         return self.codec.size
 
+    def offset(self, field: str) -> int:
+        """Bytes in front of a field."""
+        names = [name for name, _ in self.fields]
+        return struct.calcsize("=" + "".join(_FORMATS[kind] for _, kind in self.fields[: names.index(field)]))
+
     def pack(self, values: Mapping[str, Any]) -> bytes:
         """One record as bytes; a field that is not given is 0."""
         return self.codec.pack(*(_encode(kind, values.get(name, 0)) for name, kind in self.fields))
@@ -127,15 +132,23 @@ BACKEND = Record(
     (
         ("endpoint_id", "be32"),
         ("stats_index", "u32"),
-        ("worker_relay", "address"),
-        ("vip", "address"),
+        ("worker", "u32"),
         ("port", "be16"),
         ("last_port", "be16"),
+        ("vip", "address"),
     ),
 )
+WORKER = Record("worker", (("relay", "address"), ("relay6", "address"), ("state", "u32")))
+WORKER_LIVE, WORKER_DEAD = 1, 2
 WORKER_CONFIG = Record(
     "worker_config",
-    (("relay", "address"), ("relay6", "address"), ("wireguard_ifindex", "u32"), ("container_ifindex", "u32")),
+    (
+        ("relay", "address"),
+        ("relay6", "address"),
+        ("wireguard_ifindex", "u32"),
+        ("container_ifindex", "u32"),
+        ("uplink_ifindex", "u32"),
+    ),
 )
 ENDPOINT = Record(
     "endpoint",
@@ -145,10 +158,11 @@ ENDPOINT = Record(
         ("port", "be16"),
         ("last_port", "be16"),
         ("container_port", "be16"),
-        ("zero", "u16"),
+        ("flags", "u16"),
         ("stats_index", "u32"),
     ),
 )
+ENDPOINT_DIRECT = 1
 FLOW_KEY = Record(
     "flow_key",
     (("container", "address"), ("client", "address"), ("container_port", "be16"), ("client_port", "be16")),
@@ -161,7 +175,7 @@ FLOW = Record(
         ("endpoint_id", "be32"),
         ("stats_index", "u32"),
         ("port", "be16"),
-        ("zero", "u16"),
+        ("flags", "u16"),
     ),
 )
 
@@ -173,6 +187,7 @@ DROP_REASONS: dict[str, str] = {
     "ttl_expired": "time to live used up",
     "options_too_long": "no room for the relay option behind the packet's own IP options",
     "no_backend": "the service has no live backend",
+    "unknown_worker": "the backend's worker is not known here",
     "no_headroom": "the driver left no room to grow the packet",
     "no_metadata": "the driver has no room for XDP metadata",
     "not_configured": "the program's own configuration is not written yet",
@@ -205,14 +220,16 @@ class Capacity:
     """How many entries the maps hold; fixed when the programs are loaded.
 
     ``services`` counts VIP × port pairs of one family, ``ranges`` the prefixes that ranges of ports make (at most 30
-    each), ``backends`` endpoints, ``lut`` slots of all services' Maglev tables
-    together, ``edges`` the edges a worker knows, ``flows`` the flows whose way back a worker remembers.
+    each), ``backends`` endpoints, ``lut`` slots of all services' Maglev tables together, ``workers`` the workers an
+    edge knows, ``edges`` the relay addresses of edges that a worker knows, ``flows`` the flows whose way back a worker
+    remembers.
     """
 
     services: int = 16_384
     ranges: int = 16_384
     backends: int = 65_536
     lut: int = 4_194_304
+    workers: int = 4_096
     edges: int = 4_096
     flows: int = 262_144
 
@@ -237,6 +254,7 @@ MAPS: dict[str, tuple[MapSpec, ...]] = {
         MapSpec("ew_ranges6", "lpm_trie", RANGE6_KEY, SERVICE, "ranges"),
         MapSpec("ew_lut", "array", U32, U32, "lut"),
         MapSpec("ew_backends", "array", U32, BACKEND, "backends"),
+        MapSpec("ew_workers", "array", U32, WORKER, "workers"),
         MapSpec("ew_endpoints", "hash", BE32, U32, "backends"),
         MapSpec("ew_retired", "array", U32, STATS, "backends"),
     ),
@@ -264,12 +282,11 @@ def assertions(role: str) -> str:
     lines = []
     for record in _records(role):
         lines.append(f'_Static_assert(sizeof(struct {record.name}) == {record.size}, "size of {record.name}");')
-        offset = 0
-        for name, kind in record.fields:
+        for name, _ in record.fields:
+            offset = record.offset(name)
             lines.append(
                 f'_Static_assert(__builtin_offsetof(struct {record.name}, {name}) == {offset}, "{record.name}.{name}");'
             )
-            offset += struct.calcsize("=" + _FORMATS[kind])
     for number, reason in enumerate(DROP_REASONS):
         lines.append(f'_Static_assert(DROP_{reason.upper()} == {number}, "drop reason {reason}");')
     lines.append(f'_Static_assert(DROP_REASONS == {len(DROP_REASONS)}, "number of drop reasons");')
@@ -280,5 +297,5 @@ def schema_hash(role: str) -> bytes:
     """SHA-256 over the role's maps and records: equal exactly where map contents can be carried over."""
     schema = [[spec.name, spec.type, asdict(spec.key), asdict(spec.value), spec.max_entries] for spec in MAPS[role]]
     # What numbers in the maps mean is part of it: reasons by position, flags by value.
-    meanings = [list(DROP_REASONS), EDGE_HAS_RANGES, SERVICE_AFFINITY_CLIENT]
+    meanings = [list(DROP_REASONS), EDGE_HAS_RANGES, SERVICE_AFFINITY_CLIENT, WORKER_LIVE, WORKER_DEAD, ENDPOINT_DIRECT]
     return hashlib.sha256(json.dumps([schema, meanings], sort_keys=True).encode()).digest()

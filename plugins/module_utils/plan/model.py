@@ -77,11 +77,14 @@ class RoutesPlan:
 
 @dataclass(frozen=True)
 class RelayHost:
-    """A box at the other end of the relay, and the relay addresses by which it is known."""
+    """A box at the other end of the relay, and the relay addresses by which it is known; ``state``
+    is "dead" for a worker whose backends are to be passed by.
+    """
 
     name: str
     relay_address: str
     relay_address_ipv6: str
+    state: str | None = None
 
 
 @dataclass(frozen=True)
@@ -127,7 +130,8 @@ class WorkerEndpoint:
     """One VIP x port or port range x container of this worker.
 
     Port p of ``port`` to ``last_port`` is the container's ``container_port`` + p - ``port``. The
-    two addresses are of one family.
+    two addresses are of one family. ``reply`` is "direct" where replies leave through the worker's
+    own uplink.
     """
 
     endpoint_id: int
@@ -137,12 +141,14 @@ class WorkerEndpoint:
     last_port: int
     container_address: str
     container_port: int
+    reply: str | None = None
 
 
 @dataclass(frozen=True)
 class WorkerPlan:
-    """What a worker's programs and maps hold."""
+    """What a worker's programs and maps hold; ``uplink`` is where direct replies leave."""
 
+    uplink: str
     container_interface: str
     wireguard_interface: str
     relay_address: str

@@ -66,6 +66,7 @@ HOST_VARIABLES: Mapping[str, Variable] = {
     "edgewire_uplink": Variable("eth0", convert.interface),
     "edgewire_xdp_mode": Variable("native", convert.choice(("native", "generic"))),
     "edgewire_container_interface": Variable("podman0", convert.interface),
+    "edgewire_worker_state": Variable("live", convert.choice(("live", "dead"))),
     "edgewire_wireguard_interface": Variable("wg0", convert.interface),
     "edgewire_wireguard_mtu": Variable(
         1420, convert.integer(SMALLEST_MTU, 65455, "(1280 for IPv6 and 24 for the relay header)")
@@ -105,6 +106,7 @@ class HostSettings:
     uplink: str
     xdp_mode: str
     container_interface: str
+    worker_state: str
     wireguard_interface: str
     wireguard_mtu: int
     wireguard_transport: str

@@ -43,6 +43,7 @@ def worker(*endpoints: dict[str, Any], **more: Any) -> dict[str, Any]:
     """The ``worker`` object of a plan."""
     return {
         "container_interface": "lo",
+        "uplink": "lo",
         "wireguard_interface": "lo",
         "relay_address": "100.96.0.3",
         "edges": [{"name": "edge1", "relay_address": "100.96.0.1"}],

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections import Counter
 from collections.abc import Iterator
@@ -29,7 +30,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 ROOMY = layout.Capacity(services=16, ranges=32, backends=64, lut=256)
-TIGHT = layout.Capacity(services=5, ranges=5, backends=10, lut=30)
+TIGHT = layout.Capacity(services=5, ranges=5, backends=10, lut=30, workers=4)
 WORKERS = {f"worker{n}": Relays(f"100.96.0.{n}", f"fd65::{n}") for n in range(1, 5)}
 CLAIMS: list[Claim] = [
     ("203.0.113.1", 53, 53),
@@ -62,7 +63,11 @@ def wanted_states(draw: st.DrawFn) -> EdgeWanted:
             for n in chosen
         )
         services.append(ServiceWanted(f"service{number}", *CLAIMS[number], backends, draw(st.booleans())))
-    return EdgeWanted(OWN, draw(st.integers(1, 3)), 2, WORKERS, tuple(services))
+    used = {backend.worker for service in services for backend in service.backends}
+    names = sorted(used | draw(st.sets(st.sampled_from(sorted(WORKERS)))))
+    dead = draw(st.sets(st.sampled_from(names))) if names else set()
+    workers = {name: WORKERS[name] for name in names}
+    return EdgeWanted(OWN, draw(st.integers(1, 3)), 2, workers, tuple(services), frozenset(dead))
 
 
 def state_of(maps: FakeMaps) -> EdgeState:
@@ -80,8 +85,9 @@ def resolve(state: EdgeState) -> dict[str, Any]:
     return {
         "config": dict(state.config),
         "entries": {entry: (state.table_of(record), record["flags"]) for entry, record in state.entries.items()},
+        "workers": {(w["relay"], w["relay6"]): w["state"] for w in state.workers.values()},
         "backends": {
-            b["endpoint_id"]: (b["worker_relay"], b["vip"], b["port"], b["last_port"], b["stats_index"] == slot)
+            b["endpoint_id"]: (state.relay_of(b), b["vip"], b["port"], b["last_port"], b["stats_index"] == slot)
             for slot, b in state.backends.items()
         },
         "replies": {eid: state.backends.get(slot, {}).get("endpoint_id") for eid, slot in state.endpoints.items()},
@@ -106,6 +112,10 @@ def meaning(wanted: EdgeWanted) -> dict[str, Any]:
         "entries": {
             entry: (service.table, service.flags) for service in wanted.services for entry in entries_of(service.claim)
         },
+        "workers": {
+            (relays.ipv4, relays.ipv6): layout.WORKER_DEAD if name in wanted.dead_workers else layout.WORKER_LIVE
+            for name, relays in wanted.workers.items()
+        },
         "backends": backends,
         "replies": {eid: eid for eid in backends},
     }
@@ -117,6 +127,7 @@ def assert_is(wanted: EdgeWanted, maps: FakeMaps) -> None:
     assert set(state.entries) == {entry for service in wanted.services for entry in entries_of(service.claim)}
     assert resolve(state) == meaning(wanted)
     assert len(state.backends) == len(resolve(state)["backends"]), "an endpoint in two slots"
+    assert len(state.workers) == len(wanted.workers), "a worker in two slots"
     indices = [counter_of(state, service.claim) for service in wanted.services]
     assert len(set(indices)) == len(indices)
     assert plan(wanted, maps) == ([], [])
@@ -161,6 +172,7 @@ def test_every_packet_on_the_way_finds_a_backend(old: EdgeWanted, new: EdgeWante
                 backend = state.backends[slot]
                 assert backend["endpoint_id"] in endpoints
                 assert (backend["vip"], backend["port"], backend["last_port"]) == claim
+                assert state.relay_of(backend)
         for claim in stay:
             assert counter_of(state, claim) == counter_of(before, claim), "the counter goes on"
         for endpoint_id in replies:
@@ -198,6 +210,7 @@ def test_small_maps_either_hold_it_or_say_so_before_any_write(old: EdgeWanted, n
 GARBAGE = {
     "ew_endpoints": (layout.BE32, layout.U32),
     "ew_backends": (layout.U32, layout.BACKEND),
+    "ew_workers": (layout.U32, layout.WORKER),
     "ew_lut": (layout.U32, layout.U32),
     "ew_services": (layout.SERVICE_KEY, layout.SERVICE),
     "ew_services6": (layout.SERVICE6_KEY, layout.SERVICE),
@@ -268,6 +281,28 @@ def test_steps_speak_of_addresses_names_and_shares() -> None:
     assert step.after == backend
 
 
+def test_a_worker_dies_and_comes_back_by_one_write() -> None:
+    maps = maps_with(edge(service({7: 1, 8: 1})))
+    for dead, words in ((frozenset({"worker1"}), ("live", "dead")), (frozenset[str](), ("dead", "live"))):
+        wanted = dataclasses.replace(edge(service({7: 1, 8: 1})), dead_workers=dead)
+        (step,), (write,) = plan(wanted, maps)
+        assert (step.verb, step.kind, step.name, write[0]) == ("change", "worker", "worker1", "ew_workers")
+        assert step.before is not None
+        assert step.after is not None
+        assert (step.before["state"], step.after["state"]) == words
+        maps.apply([write])
+        assert_is(wanted, maps)
+
+
+def test_a_worker_that_is_gone_leaves_an_empty_slot() -> None:
+    maps = maps_with(edge(service({7: 1})))
+    left = {name: relays for name, relays in WORKERS.items() if name != "worker4"}
+    wanted = dataclasses.replace(edge(service({7: 1})), workers=left)
+    (step,), (write,) = plan(wanted, maps)
+    assert (step.verb, step.kind, step.name) == ("remove", "worker", WORKERS["worker4"].ipv4)
+    assert write[2] == bytes(layout.WORKER.size)
+
+
 def test_a_drained_service_stays_known() -> None:
     maps = maps_with(edge(service({7: 0})))
     state = state_of(maps)
@@ -315,6 +350,7 @@ def test_no_count_is_lost_and_none_is_inherited(states: list[EdgeWanted], random
         (edge(ServiceWanted("all", "203.0.113.53", 1, 65535, ())), "ranges: 16 needed, room for 5"),
         (edge(service(dict.fromkeys(range(1, 12), 0))), "backends: 11 needed, room for 10"),
         (edge(*(service({n: 1, n + 100: 1}, port=n) for n in range(1, 6))), "lut: 35 needed, room for 30"),
+        (dataclasses.replace(edge(), workers={**WORKERS, "worker5": OWN}), "workers: 5 needed, room for 4"),
     ],
 )
 def test_too_much_for_the_maps(wanted: EdgeWanted, told: str) -> None:

@@ -63,9 +63,10 @@ def test_no_implicit_padding(record: layout.Record) -> None:
 
 
 def test_every_capacity_is_a_compiler_flag() -> None:
-    flags = layout.Capacity(services=1, ranges=6, backends=2, lut=3, edges=4, flows=5).flags()
+    flags = layout.Capacity(services=1, ranges=6, backends=2, lut=3, edges=4, flows=5, workers=7).flags()
     assert " ".join(flags) == (
         "-DMAX_BACKENDS=2 -DMAX_EDGES=4 -DMAX_FLOWS=5 -DMAX_LUT=3 -DMAX_RANGES=6 -DMAX_SERVICES=1 -DMAX_STATS=2"
+        " -DMAX_WORKERS=7"
     )
 
 

@@ -60,6 +60,9 @@ SERVICE_PROBLEMS: list[tuple[dict[str, Any] | str, str]] = [
     ({"name": "s10", "prots": [53]}, "prots: unknown key"),
     ({"name": "s11", "backends": []}, "no live backend"),
     ({"name": "s12", "backends": [{**_BACKEND, "weight": 0}]}, "every weight is 0"),
+    ({"name": "s12d", "backends": [{**_BACKEND, "state": "dead"}]}, "or its backend is dead"),
+    ({"name": "s12e", "backends": [{**_BACKEND, "state": "ill"}]}, "'ill' is not one of dead,"),
+    ({"name": "s12f", "reply": "fast"}, "'fast' is not one of direct, edge"),
     ({"name": "s13", "backends": [{**_BACKEND, "weight": -1}]}, "-1 is not a whole number from 0"),
     ({"name": "s14", "backends": [{**_BACKEND, "weight": 1.5}]}, "1.5 is not a whole number"),
     ({"name": "s15", "backends": [{**_BACKEND, "worker": "worker9"}]}, "'worker9' is not a host"),
@@ -300,8 +303,8 @@ def test_one_wrong_group_variable_is_one_line(make_fleet: MakeFleet) -> None:
 
 
 def test_what_is_fine(make_fleet: MakeFleet, key_of: Callable[[str], str]) -> None:
-    """One container behind two VIPs, numbers as decimal strings, null for not set, a key of a host
-    that is gone.
+    """Numbers as decimal strings, null for not set, a key of a host that is gone; one container
+    behind several VIPs is allowed, and what it costs is said.
     """
     fleet = make_fleet()
     fleet["hosts"]["edge1"].update(edgewire_listen_port="51821", edgewire_keepalive=None)
@@ -317,7 +320,8 @@ def test_what_is_fine(make_fleet: MakeFleet, key_of: Callable[[str], str]) -> No
         )
     keys = {name: key_of(name) for name in fleet["hosts"]}
     plan = plan_fleet(fleet, {**keys, "gone": key_of("edge1")})
-    assert plan.warnings == ()
+    (warning,) = plan.warnings
+    assert "several VIPs or ports lead to one port of a container of dns, s1, s2:" in warning
     worker = plan.hosts[2]
     assert worker.wireguard.peers[0].endpoint == "192.0.2.1:51821"
     assert worker.worker is not None
