@@ -164,6 +164,7 @@ ExecStart=/bin/sh -c 'podman image exists {_IMAGE} || podman import --quiet /{im
 def _unit(box: Box, container: Container) -> str:
     # systemd has meanings of its own for these.
     command = container.command.format(box=box.name).replace("%", "%%").replace("$", "$$")
+    mounts = "".join(f" --volume={path}:{path}:ro" for path in container.mounts)
     # Control groups: crun cannot make its own in a box, so the container's processes stay in this unit's.
     return f"""\
 [Unit]
@@ -176,7 +177,7 @@ StartLimitIntervalSec=0
 Type=notify
 NotifyAccess=all
 ExecStart=/usr/bin/podman run --name={container.name} --replace --detach --sdnotify=conmon --cgroups=disabled \\
-  --network=podman --ip={container.ipv4} --ip6={container.ipv6} {_IMAGE} \\
+  --network=podman --ip={container.ipv4} --ip6={container.ipv6}{mounts} {_IMAGE} \\
   {command}
 ExecStop=/usr/bin/podman stop --ignore --time=2 {container.name}
 Restart=always

@@ -22,6 +22,10 @@ from .topology import Topology
 # In the image: what a container's file system is made of.
 CONTAINER_TAR = "usr/share/edgewire-lab/container.tar"
 CONTAINER_PROGRAMS = ("dnsmasq", "socat", "sh", "cat")
+# In the image: programs of the lab's own, and the Python packages that they need, out of the way of the box's own.
+PROGRAMS = "opt/edgewire-lab"
+PYTHON_PACKAGES = f"{PROGRAMS}/python"
+_PROGRAMS = Path(__file__).resolve().parents[1] / "programs"
 # Nobody reads manuals in a lab box; leaving them out saves a third of the unpacking.
 EXCLUDED = ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*", "/usr/share/info/*", "/usr/share/lintian/*")
 # Nothing that a box without a screen, without the internet and without users who log in has a use for.
@@ -58,9 +62,11 @@ _ACQUIRE = re.compile(
 
 
 def path(topology: Topology) -> Path:
-    """Where the image of this package list, this script and this Debian is or will be."""
-    ingredients = json.dumps([sorted(topology.packages), _codename(), platform.machine()]).encode()
-    digest = hashlib.sha256(ingredients + Path(__file__).read_bytes()).hexdigest()
+    """Where the image of these package lists, this script, these programs and this Debian is or will be."""
+    packages = [sorted(topology.packages), sorted(topology.python_packages)]
+    ingredients = json.dumps([*packages, _codename(), platform.machine()]).encode()
+    files = [Path(__file__), *sorted(_PROGRAMS.glob("*.py"))]
+    digest = hashlib.sha256(ingredients + b"".join(file.read_bytes() for file in files)).hexdigest()
     return topology.cache / digest[:16]
 
 
@@ -78,7 +84,9 @@ def build(topology: Topology) -> bool:
         progress("image: setting up what every box shares")
         _configure(root)
         _pack_container(root)
+        _install_programs(topology, root, partial)
         (partial / "apt.conf").unlink()
+        shutil.rmtree(partial / "venv")
         partial.chmod(0o755)
         partial.rename(final)
     finally:
@@ -182,6 +190,18 @@ def _pack_container(root: Path) -> None:
     # refuses a file stored through a link, and a second copy of one, which tar writes as a hard link to itself.
     members = ["bin", "sbin", "lib", "lib64", *sorted(set(_real_paths(root, wanted)))]
     run(["tar", "--create", "--file", target, "--directory", root, *members])
+
+
+def _install_programs(topology: Topology, root: Path, scratch: Path) -> None:
+    """The lab's own programs, and what they need from the Python package index, with this machine's settings for it."""
+    progress(f"image: installing {len(topology.python_packages)} Python packages")
+    (root / PROGRAMS).mkdir(parents=True)
+    for program in _PROGRAMS.glob("*.py"):
+        shutil.copy(program, root / PROGRAMS)
+    # The same release of Python as in the boxes: this machine is a Debian of the same name.
+    run(["/usr/bin/python3", "-m", "venv", scratch / "venv"])
+    pip = [scratch / "venv/bin/pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
+    run([*pip, "--only-binary=:all:", "--target", root / PYTHON_PACKAGES, *topology.python_packages])
 
 
 def _real_paths(root: Path, paths: set[str]) -> Iterator[str]:

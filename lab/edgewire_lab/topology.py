@@ -44,6 +44,8 @@ class Container:
     ipv4: str
     ipv6: str
     command: str
+    # Directories of the box that it sees, read-only.
+    mounts: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,7 @@ class Topology:
     state: Path
     cache: Path
     packages: tuple[str, ...]
+    python_packages: tuple[str, ...]
     networks: tuple[Network, ...]
     controller: Controller
     vips: tuple[str, ...]
@@ -125,7 +128,9 @@ class Topology:
             )
             for entry in data["networks"]
         }
-        containers = tuple(Container(**entry) for entry in data["containers"])
+        containers = tuple(
+            Container(**{**entry, "mounts": tuple(entry.get("mounts", ()))}) for entry in data["containers"]
+        )
         subnets = tuple(ip_network(subnet) for subnet in data["container_subnets"])
         boxes = tuple(
             Box(
@@ -144,6 +149,7 @@ class Topology:
             state=state,
             cache=Path(data["cache"]),
             packages=tuple(data["packages"]),
+            python_packages=tuple(data["python_packages"]),
             networks=tuple(networks.values()),
             controller=Controller(**data["controller"]),
             vips=tuple(data["vips"]),

@@ -92,7 +92,13 @@ def test_ids_and_services_are_in_the_inventory(lab: Lab) -> None:
     command = [str(lab.root / ".venv/bin/ansible-inventory"), "-i", "inventories/lab", "--list"]
     hosts = json.loads(subprocess.check_output(command, cwd=lab.root))["_meta"]["hostvars"]
     assert [hosts[host]["edgewire_id"] for host in FLEET] == [1, 2, 3, 4]
-    assert [service["name"] for service in hosts["edge1"]["edgewire_services"]] == ["dns", "echo", "range"]
+    assert [service["name"] for service in hosts["edge1"]["edgewire_services"]] == [
+        "dns",
+        "echo",
+        "range",
+        "iperf",
+        "http3",
+    ]
 
 
 @pytest.mark.parametrize("target", ["192.0.2.11", "2001:db8:a::12", "198.51.100.12", "2001:db8:c::12"])
