@@ -53,7 +53,9 @@ def _listed(**options: dict[str, Any]) -> dict[str, Any]:
 
 _STR: dict[str, Any] = {"type": "str", "required": True}
 _INT: dict[str, Any] = {"type": "int", "required": True}
-_HOST: dict[str, Any] = {"name": _STR, "relay_address": _STR, "relay_address_ipv6": {"type": "str"}}
+_COUNT: dict[str, Any] = {"type": "int"}
+_NETWORKS: dict[str, Any] = {"type": "list", "elements": "str", "default": []}
+_HOSTS = _listed(name=_STR, relay_address=_STR, relay_address_ipv6={"type": "str"})
 
 # The options of forwarder_map: a plan's ``edge`` or ``worker`` object, flat.
 CONTENTS_SPEC: dict[str, Any] = {
@@ -63,7 +65,7 @@ CONTENTS_SPEC: dict[str, Any] = {
     "wireguard_interface": {"type": "str", "default": "wg0"},
     "uplink": {"type": "str", "default": "eth0"},
     "container_interface": {"type": "str", "default": "podman0"},
-    "workers": _listed(**_HOST, state={"type": "str", "choices": ["live", "dead"], "default": "live"}),
+    "workers": _HOSTS,
     "services": _listed(
         name=_STR,
         vip=_STR,
@@ -72,7 +74,16 @@ CONTENTS_SPEC: dict[str, Any] = {
         affinity={"type": "str", "choices": ["flow", "client"], "default": "flow"},
         backends=_listed(endpoint_id=_INT, worker=_STR, weight={"type": "int", "default": 1}),
     ),
-    "edges": _listed(**_HOST),
+    "filters": _listed(
+        service=_STR,
+        allow=_NETWORKS,
+        deny=_NETWORKS,
+        packets_per_second=_COUNT,
+        burst=_COUNT,
+        per_source_packets_per_second=_COUNT,
+        per_source_burst=_COUNT,
+    ),
+    "edges": _HOSTS,
     "endpoints": _listed(
         endpoint_id=_INT,
         service=_STR,
@@ -81,6 +92,5 @@ CONTENTS_SPEC: dict[str, Any] = {
         last_port={"type": "int"},
         container_address=_STR,
         container_port=_INT,
-        reply={"type": "str", "choices": ["edge", "direct"], "default": "edge"},
     ),
 }

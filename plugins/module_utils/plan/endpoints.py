@@ -35,18 +35,19 @@ class EndpointKey(NamedTuple):
 
 @dataclass(frozen=True)
 class Endpoint:
-    """An endpoint with its id, its share of the service's new flows, and the service's options."""
+    """An endpoint with its id, and what the inventory says of its weight and its service's
+    affinity.
+    """
 
     id: int
     key: EndpointKey
-    share: int
+    weight: int
     affinity: str
-    reply: str
 
 
 def endpoints_of(services: Iterable[Service]) -> list[Endpoint]:
     """Every endpoint of the services, sorted by its key."""
-    found: dict[EndpointKey, tuple[int, str, str]] = {}
+    found: dict[EndpointKey, tuple[int, str]] = {}
     for service in services:
         for vip in service.vips:
             for backend in service.backends:
@@ -62,7 +63,7 @@ def endpoints_of(services: Iterable[Service]) -> list[Endpoint]:
                         container_port=container_ports.first,
                         last_port=ports.last,
                     )
-                    found[key] = (backend.share, service.affinity, service.reply)
+                    found[key] = (backend.weight, service.affinity)
     ids = assign_endpoint_ids(found)
     return [Endpoint(ids[key], key, *found[key]) for key in sorted(found)]
 

@@ -77,14 +77,11 @@ class RoutesPlan:
 
 @dataclass(frozen=True)
 class RelayHost:
-    """A box at the other end of the relay, and the relay addresses by which it is known; ``state``
-    is "dead" for a worker whose backends are to be passed by.
-    """
+    """A box at the other end of the relay, and the relay addresses by which it is known."""
 
     name: str
     relay_address: str
     relay_address_ipv6: str
-    state: str | None = None
 
 
 @dataclass(frozen=True)
@@ -113,6 +110,22 @@ class EdgeService:
 
 
 @dataclass(frozen=True)
+class EdgeFilter:
+    """Who may send to a service, and how many packets a second and at once, of all sources together and of each.
+
+    ``service`` is the name of services; None is no limit.
+    """
+
+    service: str
+    allow: tuple[str, ...]
+    deny: tuple[str, ...]
+    packets_per_second: int | None = None
+    burst: int | None = None
+    per_source_packets_per_second: int | None = None
+    per_source_burst: int | None = None
+
+
+@dataclass(frozen=True)
 class EdgePlan:
     """What an edge's programs and maps hold."""
 
@@ -123,6 +136,7 @@ class EdgePlan:
     relay_address_ipv6: str
     workers: tuple[RelayHost, ...]
     services: tuple[EdgeService, ...]
+    filters: tuple[EdgeFilter, ...]
 
 
 @dataclass(frozen=True)
@@ -130,8 +144,7 @@ class WorkerEndpoint:
     """One VIP x port or port range x container of this worker.
 
     Port p of ``port`` to ``last_port`` is the container's ``container_port`` + p - ``port``. The
-    two addresses are of one family. ``reply`` is "direct" where replies leave through the worker's
-    own uplink.
+    two addresses are of one family.
     """
 
     endpoint_id: int
@@ -141,14 +154,12 @@ class WorkerEndpoint:
     last_port: int
     container_address: str
     container_port: int
-    reply: str | None = None
 
 
 @dataclass(frozen=True)
 class WorkerPlan:
-    """What a worker's programs and maps hold; ``uplink`` is where direct replies leave."""
+    """What a worker's programs and maps hold."""
 
-    uplink: str
     container_interface: str
     wireguard_interface: str
     relay_address: str
