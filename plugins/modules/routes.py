@@ -108,6 +108,8 @@ options:
       metric:
         description: Metric; by default 0 for IPv4 and 1024 for IPv6, as the kernel has it.
         type: int
+extends_documentation_fragment:
+  - edgewire.fleet.guarded
 attributes:
   check_mode:
     support: full
@@ -179,6 +181,11 @@ foreign:
   sample:
     - {kind: route, protocol: 4, destination: 10.0.0.0/8, metric: 0, type: blackhole, interface: null,
        gateway: null}
+guard:
+  description: The lock-out guard that was armed and confirmed; V(null) where nothing was guarded.
+  returned: O(state=present), O(state=absent)
+  type: dict
+  sample: {name: routes-7700, id: 5f0c2a9d4be81c07, seconds: 60}
 steps:
   description: What changed, or would change; verb, kind, name, before, after.
   returned: O(state=present), O(state=absent)
@@ -195,6 +202,7 @@ steps:
 from collections.abc import Mapping
 from typing import Any
 
+from ansible_collections.edgewire.fleet.plugins.module_utils.guard import Guard
 from ansible_collections.edgewire.fleet.plugins.module_utils.modules import run_module
 from ansible_collections.edgewire.fleet.plugins.module_utils.routes import backend
 from ansible_collections.edgewire.fleet.plugins.module_utils.routes.model import ROUTE_TYPES
@@ -225,6 +233,7 @@ ARGUMENTS = {
     "state": {"type": "str", "choices": ["present", "absent", "rendered", "gathered"], "default": "present"},
     "announce": {"type": "bool", "default": False},
     "show_foreign": {"type": "bool", "default": False},
+    "guard_seconds": {"type": "int", "default": 0},
     "rules": {"type": "list", "elements": "dict", "default": [], "options": RULE},
     "routes": {"type": "list", "elements": "dict", "default": [], "options": ROUTE},
 }
@@ -238,8 +247,9 @@ def work(params: Mapping[str, Any], check_mode: bool) -> dict[str, Any]:
     if params["state"] == "gathered":
         options, left = backend.gathered(params)
         return {"changed": False, "gathered": options, "not_gathered": left, **more}
-    steps = backend.apply(params, check_mode, absent=params["state"] == "absent")
-    return result_of(steps, f"table {params['table']}", **more)
+    guard = Guard("routes", params["table"], params["guard_seconds"])
+    steps = backend.apply(params, check_mode, absent=params["state"] == "absent", guard=guard)
+    return result_of(steps, f"table {params['table']}", guard=guard.shown, **more)
 
 
 def main() -> None:

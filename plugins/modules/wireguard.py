@@ -112,6 +112,8 @@ options:
     description: V(false) sets an endpoint that differs even while the peer's session is alive.
     type: bool
     default: true
+extends_documentation_fragment:
+  - edgewire.fleet.guarded
 attributes:
   check_mode:
     support: full
@@ -196,6 +198,11 @@ roamed:
   description: Peers whose endpoint differs and is left alone, with the endpoint where they are.
   returned: O(state=present), O(state=absent)
   type: dict
+guard:
+  description: The lock-out guard that was armed and confirmed; V(null) where nothing was guarded.
+  returned: O(state=present)
+  type: dict
+  sample: {name: wireguard-wg0, id: 5f0c2a9d4be81c07, seconds: 60}
 unknown_peers:
   description: Public keys on the device that are not wanted and were left.
   returned: O(state=present), O(state=absent)
@@ -206,6 +213,7 @@ unknown_peers:
 from collections.abc import Mapping
 from typing import Any
 
+from ansible_collections.edgewire.fleet.plugins.module_utils.guard import Guard
 from ansible_collections.edgewire.fleet.plugins.module_utils.modules import run_module
 from ansible_collections.edgewire.fleet.plugins.module_utils.steps import result_of
 from ansible_collections.edgewire.fleet.plugins.module_utils.wireguard import arguments, backend
@@ -217,13 +225,14 @@ def work(params: Mapping[str, Any], check_mode: bool) -> dict[str, Any]:
         return {"changed": False, "rendered": backend.rendered(params)}
     if params["state"] == "gathered":
         return {"changed": False, "gathered": backend.gathered(params)}
+    guard = Guard("wireguard", params["interface"], params["guard_seconds"])
     if params["state"] == "absent":
         force = params["purge"] is True
         outcome = backend.apply_absent(params["interface"], force, check_mode)
     else:
-        outcome = backend.apply(params, check_mode)
+        outcome = backend.apply(params, check_mode, guard=guard)
     shown = backend.describe(outcome, params["peers"])
-    return result_of(outcome.steps, params["interface"], **shown)
+    return result_of(outcome.steps, params["interface"], guard=guard.shown, **shown)
 
 
 def main() -> None:

@@ -4,10 +4,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from ansible_collections.edgewire.fleet.plugins.module_utils.errors import EdgewireError
+from ansible_collections.edgewire.fleet.plugins.module_utils.guard import Guard
 from ansible_collections.edgewire.fleet.plugins.module_utils.routes import announce, planner, render
 from ansible_collections.edgewire.fleet.plugins.module_utils.routes.model import (
     DesiredRouting,
@@ -36,22 +37,30 @@ def preview(params: Mapping[str, Any]) -> list[Step]:
     return apply(params, check_mode=True)
 
 
-def apply(params: Mapping[str, Any], check_mode: bool, absent: bool = False) -> list[Step]:
+def apply(params: Mapping[str, Any], check_mode: bool, absent: bool = False, guard: Guard | None = None) -> list[Step]:
     """Make our table and rules what the plan's ``routes`` object says; ``absent``: empty them.
 
+    ``guard`` is armed before the first route or rule is changed; the files are not taken back. What an
+    earlier run's guard left is shown as a step.
     With ``announce`` in ``params`` the files that tell others what is ours come first, and go last.
     Raises EdgewireError with what a person has to mend: routes of others in the way, interfaces
     that do not exist, refusals of the kernel. No route is changed before the first two are checked.
     """
     desired = desired_from_params(params)
     files = announce.plan(desired.protocol, absent) if params.get("announce") else []
+    guard = guard or Guard("routes", desired.table)
+    left = guard.found()
     if not check_mode and not absent:
         announce.perform(files)
     with RouteKernel(desired.table, desired.protocol) as kernel:
-        steps = converge(kernel, desired, check_mode, absent)
+        steps = converge(
+            kernel, desired, check_mode, absent, lambda before: guard.arm(lambda: _way_back(desired, before))
+        )
+    if left and not steps and not check_mode:
+        guard.settle()
     if not check_mode and absent:
         announce.perform(files)
-    return [*files, *steps]
+    return [*left, *files, *steps]
 
 
 def rendered(params: Mapping[str, Any]) -> dict[str, str]:
@@ -72,8 +81,17 @@ def foreign(params: Mapping[str, Any]) -> list[dict[str, Any]]:
         return render.foreign(kernel.observe())
 
 
-def converge(machine: Machine, desired: DesiredRouting, check_mode: bool, absent: bool = False) -> list[Step]:
-    """Plan against the machine and, unless in check mode, perform the plan and look again."""
+def converge(
+    machine: Machine,
+    desired: DesiredRouting,
+    check_mode: bool,
+    absent: bool = False,
+    before_change: Callable[[ObservedRouting], None] | None = None,
+) -> list[Step]:
+    """Plan against the machine and, unless in check mode, perform the plan and look again.
+
+    ``before_change`` gets what there was, if something is going to be changed.
+    """
     observed = machine.observe()
     steps = _plan(desired, observed, absent)
     if check_mode or not steps:
@@ -81,6 +99,8 @@ def converge(machine: Machine, desired: DesiredRouting, check_mode: bool, absent
     missing = [] if absent else planner.missing_interfaces(desired, observed)
     if missing:
         raise EdgewireError(f"routes of table {desired.table} want interfaces that do not exist: {', '.join(missing)}")
+    if before_change is not None:
+        before_change(observed)
     for operation in planner.ordered(steps):
         machine.perform(operation)
     left = _plan(desired, machine.observe(), absent)
@@ -88,6 +108,25 @@ def converge(machine: Machine, desired: DesiredRouting, check_mode: bool, absent
         names = ", ".join(f"{step.kind} {step.name}" for step in left)
         raise EdgewireError(f"table {desired.table}: accepted, but not in effect: {names}")
     return steps
+
+
+def restore(machine: Machine, desired: DesiredRouting, before: ObservedRouting) -> list[Step]:
+    """Undo what was made of ``before`` for the sake of ``desired``.
+
+    Routes whose interface has gone have gone with it, and what no option can say is not brought back.
+    """
+    steps = planner.plan_back(desired, before, machine.observe())
+    for operation in planner.ordered(steps):
+        machine.perform(operation)
+    return steps
+
+
+def _way_back(desired: DesiredRouting, before: ObservedRouting) -> Callable[[], list[Step]]:
+    def back() -> list[Step]:
+        with RouteKernel(desired.table, desired.protocol) as kernel:
+            return restore(kernel, desired, before)
+
+    return back
 
 
 def _plan(desired: DesiredRouting, observed: ObservedRouting, absent: bool) -> list[Step]:

@@ -48,14 +48,7 @@ def plan(desired: DesiredRouting, observed: ObservedRouting) -> list[Step]:
     Raises EdgewireError, naming all of them, if foreign routes sit where ours should be.
     """
     _check_foreign(desired, observed)
-    ours: dict[RouteKey, list[Route]] = {}
-    for route in observed.routes:
-        ours.setdefault(route.key, []).append(route)
-    steps = [step for route in desired.routes for step in _route(route, ours.pop(route.key, []))]
-    for routes in ours.values():
-        steps += [_removed(route) for route in routes]
-    steps += _rules(desired, observed, desired.tables)
-    return steps
+    return [*_routes(desired, observed), *_rules(desired, observed, desired.tables)]
 
 
 def plan_absent(desired: DesiredRouting, observed: ObservedRouting) -> list[Step]:
@@ -64,6 +57,25 @@ def plan_absent(desired: DesiredRouting, observed: ObservedRouting) -> list[Step
     steps = [_removed(route) for route in observed.routes]
     steps += _rules(nothing, observed, desired.tables)
     return steps
+
+
+def plan_back(desired: DesiredRouting, before: ObservedRouting, observed: ObservedRouting) -> list[Step]:
+    """The steps that bring back what there was ``before`` a run towards ``desired``.
+
+    Without what no option can say, and routes over interfaces that are gone.
+    """
+    # Of several with one key the first is the one that packets took.
+    routes = {route.key: route for route in reversed(before.routes) if not route.other}
+    rules = {rule for rule in before.rules if not rule.other and rule.table in desired.tables}
+    previous = DesiredRouting(desired.table, desired.protocol, tuple(routes.values()), tuple(sorted(rules, key=str)))
+    gone = set(missing_interfaces(previous, observed))
+    kept = tuple(
+        route
+        for route in previous.routes
+        if gone.isdisjoint({route.interface, *(hop.interface for hop in route.next_hops)})
+    )
+    previous = replace(previous, routes=kept)
+    return [*_routes(previous, observed), *_rules(previous, observed, desired.tables)]
 
 
 def missing_interfaces(desired: DesiredRouting, observed: ObservedRouting) -> list[str]:
@@ -99,6 +111,16 @@ def _check_foreign(desired: DesiredRouting, observed: ObservedRouting) -> None:
             f"table {desired.table} holds routes of others where ours should be; they are left "
             f"alone, remove them or use another table: {', '.join(in_the_way)}"
         )
+
+
+def _routes(desired: DesiredRouting, observed: ObservedRouting) -> list[Step]:
+    ours: dict[RouteKey, list[Route]] = {}
+    for route in observed.routes:
+        ours.setdefault(route.key, []).append(route)
+    steps = [step for route in desired.routes for step in _route(route, ours.pop(route.key, []))]
+    for routes in ours.values():
+        steps += [_removed(route) for route in routes]
+    return steps
 
 
 def _route(wanted: Route, have: list[Route]) -> Iterator[Step]:

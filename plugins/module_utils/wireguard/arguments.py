@@ -35,4 +35,5 @@ SPEC: Mapping[str, Any] = {
     "preshared_secret": {"type": "str", "no_log": True},
     "purge": {"type": "bool"},
     "roaming": {"type": "bool", "default": True},
+    "guard_seconds": {"type": "int", "default": 0},
 }

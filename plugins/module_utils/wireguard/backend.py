@@ -5,16 +5,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ansible_collections.edgewire.fleet.plugins.module_utils.errors import EdgewireError
+from ansible_collections.edgewire.fleet.plugins.module_utils.guard import Guard
 from ansible_collections.edgewire.fleet.plugins.module_utils.steps import Step
 from ansible_collections.edgewire.fleet.plugins.module_utils.wireguard import planner, render
 from ansible_collections.edgewire.fleet.plugins.module_utils.wireguard.keys import (
     public_key_of,
     read_private_key,
+    running_private_key,
 )
 from ansible_collections.edgewire.fleet.plugins.module_utils.wireguard.machine import (
     Host,
@@ -23,9 +25,11 @@ from ansible_collections.edgewire.fleet.plugins.module_utils.wireguard.machine i
 from ansible_collections.edgewire.fleet.plugins.module_utils.wireguard.model import (
     DesiredDevice,
     ObservedDevice,
+    desired_from_observed,
     desired_from_params,
 )
 from ansible_collections.edgewire.fleet.plugins.module_utils.wireguard.operations import ordered
+from ansible_collections.edgewire.fleet.plugins.module_utils.wireguard.preshared import PrivateKey
 
 
 @dataclass(frozen=True)
@@ -56,8 +60,12 @@ def preview(params: Mapping[str, Any]) -> list[Step]:
     return apply(params, check_mode=True).steps
 
 
-def apply(params: Mapping[str, Any], check_mode: bool, secret_needed: bool = True) -> Outcome:
+def apply(
+    params: Mapping[str, Any], check_mode: bool, secret_needed: bool = True, guard: Guard | None = None
+) -> Outcome:
     """Make the device what the plan's ``wireguard`` object says (state present).
+
+    ``guard`` is armed before the first change. What an earlier run's guard left is shown as a step.
 
     Raises EdgewireError with what a person has to mend; then a second run continues from wherever
     the first one stopped, for nothing but the kernel's state is looked at. Where peers want preshared
@@ -70,18 +78,32 @@ def apply(params: Mapping[str, Any], check_mode: bool, secret_needed: bool = Tru
     if not check_mode:
         _check_complete(desired, private_key is not None)
     public_key = public_key_of(private_key) if private_key else None
+    guard = guard or Guard("wireguard", desired.interface)
+    left = guard.found()
     with Host(desired.interface) as host:
-        return converge(host, desired, public_key, check_mode)
+        outcome = converge(
+            host,
+            desired,
+            public_key,
+            check_mode,
+            lambda before: guard.arm(lambda: _way_back(desired.interface, before)),
+        )
+    if left and not outcome.steps and not check_mode:
+        guard.settle()
+    return replace(outcome, steps=[*left, *outcome.steps])
 
 
 def apply_absent(interface: str, force: bool, check_mode: bool) -> Outcome:
     """Remove the device if this collection made it, or if ``force``; clear a dead socket."""
+    guard = Guard("wireguard", interface)
+    left = guard.found()
     with Host(interface) as host:
         steps = planner.plan_absent(interface, host.observe(), force) or host.leftovers()
         if not check_mode:
+            guard.clear()
             for operation in ordered(steps):
                 host.perform(operation)
-    return Outcome(steps, None, {}, [])
+    return Outcome([*left, *steps], None, {}, [])
 
 
 def rendered(params: Mapping[str, Any]) -> dict[str, str]:
@@ -124,14 +146,24 @@ def _names(peers: Iterable[Mapping[str, Any]]) -> dict[str, str]:
     return {peer["public_key"]: peer["name"] for peer in peers if peer.get("public_key")}
 
 
-def converge(machine: Machine, desired: DesiredDevice, public_key: str | None, check_mode: bool) -> Outcome:
+def converge(
+    machine: Machine,
+    desired: DesiredDevice,
+    public_key: str | None,
+    check_mode: bool,
+    before_change: Callable[[ObservedDevice | None], None] | None = None,
+) -> Outcome:
     """Plan against the machine and, unless in check mode, perform the plan and look again.
+
+    ``before_change`` gets what there was, if something is going to be changed.
 
     Raises EdgewireError if something is still to be done after everything was accepted.
     """
     observed = machine.observe()
     steps = planner.plan(desired, observed, public_key, time.time())
     if steps and not check_mode:
+        if before_change is not None:
+            before_change(observed)
         purging = planner.purging(desired, observed)
         for operation in ordered(steps):
             machine.perform(operation)
@@ -149,6 +181,31 @@ def converge(machine: Machine, desired: DesiredDevice, public_key: str | None, c
         unknown_peers=planner.unknown_peers(desired, observed),
         unknown_preshared=planner.unknown_preshared(desired, observed),
     )
+
+
+def restore(machine: Machine, interface: str, before: ObservedDevice | None, key: PrivateKey | None) -> list[Step]:
+    """Make the device again what it was ``before``; None: there was none. ``key`` is the one it had.
+
+    A device that was down stays up, and a peer that had no endpoint keeps the one that it has got since.
+    """
+    if before is None:
+        steps = planner.plan_absent(interface, machine.observe(), force=False)
+        for operation in ordered(steps):
+            machine.perform(operation)
+        return steps
+    now = machine.observe()
+    public_key = before.settings.public_key or (now.settings.public_key if now else None)
+    return converge(machine, desired_from_observed(before, key), public_key, check_mode=False).steps
+
+
+def _way_back(interface: str, before: ObservedDevice | None) -> Callable[[], list[Step]]:
+    key = running_private_key(interface) if before is not None and before.settings.public_key else None
+
+    def back() -> list[Step]:
+        with Host(interface) as host:
+            return restore(host, interface, before, key)
+
+    return back
 
 
 def _check_secret(desired: DesiredDevice) -> None:

@@ -12,6 +12,7 @@ import os
 import secrets
 import stat
 import subprocess
+from base64 import b64decode
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from typing import Any
 from ansible_collections.edgewire.fleet.plugins.module_utils.errors import EdgewireError
 from ansible_collections.edgewire.fleet.plugins.module_utils.steps import Step, make_step
 from ansible_collections.edgewire.fleet.plugins.module_utils.wireguard.model import valid_key
+from ansible_collections.edgewire.fleet.plugins.module_utils.wireguard.preshared import PrivateKey
 
 FILE_MODE = 0o600
 DIRECTORY_MODE = 0o700
@@ -88,6 +90,11 @@ def read_private_key(path: str) -> str | None:
 def public_key_of(private_key: str) -> str:
     """The public key that belongs to a private key (both base64)."""
     return _wg("pubkey", given=private_key + "\n")
+
+
+def running_private_key(interface: str) -> PrivateKey:
+    """The key that a running device has, for who must be able to give it back."""
+    return PrivateKey(b64decode(_wg("show", interface, "private-key")))
 
 
 def _wg(*command: str, given: str = "") -> str:

@@ -166,8 +166,8 @@ class Host:
         self._speak("userspace")
 
     def _configure(self, operation: ConfigureDevice) -> None:
-        key = None
-        if operation.private_key_file is not None:
+        key = operation.private_key.reveal_base64() if operation.private_key else None
+        if key is None and operation.private_key_file is not None:
             key = read_private_key(operation.private_key_file)
             if key is None:
                 raise EdgewireError(f"private key file {operation.private_key_file}: not there")

@@ -21,6 +21,7 @@ from ansible_collections.edgewire.fleet.plugins.module_utils.errors import Edgew
 from ansible_collections.edgewire.fleet.plugins.module_utils.wireguard.preshared import (
     SHORTEST_SECRET,
     PresharedKey,
+    PrivateKey,
     derive,
 )
 
@@ -92,6 +93,7 @@ class DesiredDevice:
     transport: TransportChoice = "auto"
     purge: bool | None = None  # None: purge only a device that carries our mark
     roaming: bool = True
+    private_key: PrivateKey | None = None  # in place of what is in the file
 
 
 @dataclass(frozen=True)
@@ -176,6 +178,35 @@ def desired_from_params(params: Mapping[str, Any]) -> DesiredDevice:
         transport=params.get("transport") or "auto",
         purge=params.get("purge"),
         roaming=params.get("roaming", True) is not False,
+    )
+
+
+def desired_from_observed(observed: ObservedDevice, private_key: PrivateKey | None) -> DesiredDevice:
+    """What makes a device what it was: exactly this, endpoints and strangers' peers included."""
+    settings = observed.settings
+    return DesiredDevice(
+        interface=observed.interface,
+        private_key_file="",
+        listen_port=settings.listen_port,
+        fwmark=settings.fwmark,
+        mtu=observed.mtu,
+        addresses=observed.addresses,
+        peers=tuple(
+            DesiredPeer(
+                name=peer.public_key,
+                public_key=peer.public_key,
+                endpoint=peer.endpoint,
+                allowed_ips=peer.allowed_ips,
+                persistent_keepalive=peer.persistent_keepalive,
+                preshared=bool(peer.preshared_key),
+                preshared_key=peer.preshared_key,
+            )
+            for peer in settings.peers.values()
+        ),
+        transport=observed.transport,
+        purge=True,
+        roaming=False,
+        private_key=private_key,
     )
 
 

@@ -17,7 +17,7 @@ from ansible_collections.edgewire.fleet.plugins.module_utils.wireguard.model imp
     Endpoint,
     TransportChoice,
 )
-from ansible_collections.edgewire.fleet.plugins.module_utils.wireguard.preshared import PresharedKey
+from ansible_collections.edgewire.fleet.plugins.module_utils.wireguard.preshared import PresharedKey, PrivateKey
 
 
 @dataclass(frozen=True)
@@ -29,11 +29,12 @@ class CreateDevice:
 
 @dataclass(frozen=True)
 class ConfigureDevice:
-    """Set what is not None. The private key is read from its file at the last moment."""
+    """Set what is not None. The private key is ``private_key``, or read from its file at the last moment."""
 
     private_key_file: str | None = None
     listen_port: int | None = None
     fwmark: int | None = None
+    private_key: PrivateKey | None = None
 
 
 @dataclass(frozen=True)

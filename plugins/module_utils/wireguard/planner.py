@@ -159,6 +159,7 @@ def _device(desired: DesiredDevice, observed: ObservedDevice | None, public_key:
         desired.private_key_file if "public_key" in changed else None,
         desired.listen_port if "listen_port" in changed else None,
         desired.fwmark if "fwmark" in changed else None,
+        desired.private_key if "public_key" in changed else None,
     )
     if configure != ConfigureDevice():
         operations.append(configure)

@@ -18,27 +18,24 @@ SHORTEST_SECRET = 32  # characters; as pwgen or openssl rand print them, well ov
 KEY_BYTES = 32
 
 
-class PresharedKey:
-    """A pair's key. It compares by value and shows nothing of itself; 32 zero bytes mean that there is none."""
+class HiddenKey:
+    """A secret key of 32 bytes. It compares by value and shows nothing of itself."""
 
     __slots__ = ("_raw",)
 
     def __init__(self, raw: bytes) -> None:
         if len(raw) != KEY_BYTES:
-            raise ValueError("a preshared key has 32 bytes")
+            raise ValueError("a key has 32 bytes")
         self._raw = raw
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, PresharedKey) and hmac.compare_digest(self._raw, other._raw)
+        return type(other) is type(self) and hmac.compare_digest(self._raw, other._raw)
 
     def __hash__(self) -> int:
         return hash(self._raw)
 
     def __repr__(self) -> str:
-        return "PresharedKey()"
-
-    def __bool__(self) -> bool:
-        return any(self._raw)
+        return f"{type(self).__name__}()"
 
     def reveal_hex(self) -> str:
         """The key as UAPI wants it. For the transport alone."""
@@ -47,6 +44,21 @@ class PresharedKey:
     def reveal_base64(self) -> str:
         """The key as pyroute2 wants it. For the transport alone."""
         return b64encode(self._raw).decode()
+
+
+class PresharedKey(HiddenKey):
+    """A pair's key; 32 zero bytes mean that there is none."""
+
+    __slots__ = ()
+
+    def __bool__(self) -> bool:
+        return any(self._raw)
+
+
+class PrivateKey(HiddenKey):
+    """A device's key, where it is not in a file."""
+
+    __slots__ = ()
 
 
 NO_PRESHARED_KEY = PresharedKey(bytes(KEY_BYTES))

@@ -147,6 +147,16 @@ def test_absent_leaves_nothing_of_ours_and_all_of_others(desired: DesiredRouting
     assert backend.converge(kernel, desired, check_mode=True, absent=True) == []
 
 
+@given(desired_routings(), observed_routings())
+def test_a_change_can_be_taken_back(desired: DesiredRouting, observed: ObservedRouting) -> None:
+    kernel = FakeKernel(observed)
+    backend.converge(kernel, desired, check_mode=False)
+    backend.restore(kernel, desired, observed)
+    # Of routes with the same key one is enough: it is the one that was asked.
+    assert {route.key: route for route in kernel.routes} == {route.key: route for route in reversed(observed.routes)}
+    assert set(kernel.rules) == {rule for rule in observed.rules if not rule.other}
+
+
 @given(observed_routings())
 def test_gathered_options_change_nothing(observed: ObservedRouting) -> None:
     options, left = render.gathered(observed, TABLE, PROTOCOL)

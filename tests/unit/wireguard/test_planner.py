@@ -33,7 +33,7 @@ from ansible_collections.edgewire.fleet.plugins.module_utils.wireguard.operation
     TrimPeer,
     ordered,
 )
-from ansible_collections.edgewire.fleet.plugins.module_utils.wireguard.preshared import PresharedKey
+from ansible_collections.edgewire.fleet.plugins.module_utils.wireguard.preshared import PresharedKey, PrivateKey
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -80,10 +80,10 @@ class FakeDevice:
             case RemoveAddress(address):
                 assert address in self.device.addresses
                 self.device = replace(self.device, addresses=self.device.addresses - {address})
-            case ConfigureDevice(file, port, mark):
+            case ConfigureDevice(file, port, mark, private_key):
                 settings = self.device.settings
                 self._settle(
-                    public_key=OWN_KEY if file else settings.public_key,
+                    public_key=(key(201) if private_key else OWN_KEY if file else settings.public_key),
                     listen_port=settings.listen_port if port is None else port,
                     fwmark=settings.fwmark if mark is None else mark,
                 )
@@ -245,6 +245,27 @@ def test_the_result_is_what_was_wanted(desired: DesiredDevice, observed: Observe
         assert device.addresses >= desired.addresses
         before = set(observed.settings.peers) if observed else set()
         assert set(device.settings.peers) >= before
+
+
+@given(desired_devices(), observed_devices())
+def test_a_change_can_be_taken_back(desired: DesiredDevice, observed: ObservedDevice | None) -> None:
+    machine = FakeDevice(observed)
+    backend.converge(machine, desired, OWN_KEY, check_mode=False)
+    backend.restore(machine, "wg0", observed, None if observed is None else PrivateKey(bytes([201]) * 32))
+    if observed is None:
+        assert machine.device is None
+        return
+    assert machine.device is not None
+    settings, before = machine.device.settings, observed.settings
+    assert settings.public_key == (before.public_key or OWN_KEY)
+    assert (settings.listen_port, settings.fwmark) == (before.listen_port, before.fwmark)
+    assert (machine.device.mtu, machine.device.addresses) == (observed.mtu, observed.addresses)
+    assert set(settings.peers) == set(before.peers)
+    for public_key, was in before.peers.items():
+        peer = settings.peers[public_key]
+        assert peer.endpoint == was.endpoint or was.endpoint is None
+        assert (peer.allowed_ips, peer.persistent_keepalive) == (was.allowed_ips, was.persistent_keepalive)
+        assert peer.preshared_key == was.preshared_key
 
 
 @given(desired_devices(), observed_devices())

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from ansible_collections.edgewire.fleet.plugins.module_utils import modules
+from ansible_collections.edgewire.fleet.plugins.module_utils import turns
 from ansible_collections.edgewire.fleet.plugins.module_utils.errors import EdgewireError
 
 HOLDER = """
@@ -24,7 +24,7 @@ sys.stdin.read()
 @pytest.fixture
 def lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = tmp_path / "lock"
-    monkeypatch.setattr(modules, "LOCK", str(path))
+    monkeypatch.setattr(turns, "LOCK", str(path))
     return path
 
 
@@ -35,11 +35,11 @@ def test_the_second_waits_until_the_first_is_gone_however_that_ended(
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
-        monkeypatch.setattr(modules, "LOCK_SECONDS", 0.0)
-        with pytest.raises(EdgewireError, match="another run has been changing this host"), modules._turn():
+        monkeypatch.setattr(turns, "LOCK_SECONDS", 0.0)
+        with pytest.raises(EdgewireError, match="another run has been changing this host"), turns.turn():
             pytest.fail("two at once")
         holder.kill()
-    with modules._turn():
+    with turns.turn():
         pass
 
 
@@ -47,6 +47,6 @@ def test_who_may_not_lock_is_left_to_fail_by_itself(lock: Path, monkeypatch: pyt
     def refused(*_: object) -> int:
         raise PermissionError
 
-    monkeypatch.setattr(modules.os, "open", refused)
-    with modules._turn():
+    monkeypatch.setattr(turns.os, "open", refused)
+    with turns.turn():
         pass

@@ -1,0 +1,130 @@
+# SPDX-FileCopyrightText: 2026 The edgewire.fleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The lock-out guard on real boxes: a change that cuts the controller off, and runs that are aborted."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from .support import FLEET, recap, until
+
+if TYPE_CHECKING:
+    from .conftest import Lab
+
+pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("whole_fleet")]
+
+TABLE = 7799
+RECORD = f"/run/edgewire/guard/routes-{TABLE}.json"
+HARMLESS = [{"destination": "198.18.99.0/24", "type": "blackhole"}]
+
+
+def options(seconds: int, **more: Any) -> str:
+    """Arguments of `routes` for a table that only this test uses."""
+    return json.dumps({"table": TABLE, "protocol": 159, "guard_seconds": seconds, **more})
+
+
+def table(lab: Lab) -> str:
+    return lab.run("edge1", "ip", "route", "show", "table", str(TABLE), check=False).stdout.strip()
+
+
+def state(lab: Lab) -> str | None:
+    said = lab.run("edge1", "cat", RECORD, check=False)
+    return str(json.loads(said.stdout)["state"]) if said.returncode == 0 else None
+
+
+@pytest.fixture(autouse=True)
+def nothing_left(lab: Lab) -> Iterator[None]:
+    yield
+    lab.ansible("edge1", "edgewire.fleet.routes", "-a", options(0, state="absent"))
+    assert lab.run("edge1", "ls", "/run/edgewire/guard").stdout == ""
+    until(lambda: lab.run("edge1", "pgrep", "-x", "edgewire-guard", check=False).returncode == 1)
+
+
+def family(pid: int) -> list[int]:
+    """A process and its descendants: Ansible's workers have sessions of their own."""
+    listed = subprocess.run(["ps", "-eo", "pid=,ppid="], capture_output=True, text=True, check=True).stdout
+    parents = {int(child): int(parent) for child, parent in (line.split() for line in listed.splitlines())}
+    found = [pid]
+    for known in found:
+        found += [child for child, parent in parents.items() if parent == known]
+    return found
+
+
+def abort(lab: Lab, seconds: int) -> None:
+    """A run that dies between its change and the confirmation."""
+    command = ["ansible", "edge1", "-i", "inventories/lab", "-m", "edgewire.fleet.routes"]
+    wanted = options(seconds, routes=HARMLESS)
+    with subprocess.Popen(
+        [lab.root / ".venv/bin" / command[0], *command[1:], "-a", wanted],
+        cwd=lab.root,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as run:
+        lab.run("edge1", "sh", "-c", f"until [ -e {RECORD} ]; do sleep 0.02; done")
+        for pid in family(run.pid):
+            os.kill(pid, signal.SIGKILL)
+    assert state(lab) == "armed"
+
+
+def test_a_change_that_cuts_the_controller_off_is_taken_back(lab: Lab) -> None:
+    controller = lab.run("edge1", "sh", "-c", "ss -Htn state established '( sport = :22 )' | head -n 1").stdout
+    address = controller.split()[3].rsplit(":", 1)[0].strip("[]").removeprefix("::ffff:")
+    swallow = {
+        "rules": [{"to": f"{address}/32", "priority": 99}],
+        "routes": [{"destination": f"{address}/32", "type": "blackhole"}],
+    }
+    run = lab.ansible("edge1", "edgewire.fleet.routes", "-a", options(8, **swallow), check=False)
+    assert run.returncode != 0
+    # Either the task was still waiting and tells, or SSH gave the connection up before.
+    assert "the change was rolled back: " in run.stdout or "UNREACHABLE" in run.stdout, run.stdout + run.stderr
+    until(lambda: state(lab) in ("fired", None))
+    assert table(lab) == ""
+    assert f"to {address}" not in lab.run("edge1", "ip", "rule").stdout
+    assert "SUCCESS" in lab.ansible("edge1", "ansible.builtin.ping").stdout
+    assert "no new connection in time; rollback fired" in lab.run("edge1", "journalctl", "-t", "edgewire").stdout
+
+
+def test_an_aborted_run_rolls_back_and_the_next_one_says_so(lab: Lab) -> None:
+    abort(lab, seconds=3)
+    assert "198.18.99.0/24" in table(lab)
+    until(lambda: state(lab) == "fired")
+    assert table(lab) == ""
+    again = lab.ansible("edge1", "edgewire.fleet.routes", "-a", options(60, routes=HARMLESS), "--diff").stdout
+    assert f'guard routes-{TABLE}: {{"state": "fired"' in again
+    assert "198.18.99.0/24" in table(lab)
+    assert state(lab) is None  # confirmed
+
+
+def test_a_run_right_after_an_aborted_one_takes_its_guard_over(lab: Lab) -> None:
+    abort(lab, seconds=600)
+    assert lab.run("edge1", "pgrep", "-x", "edgewire-guard").stdout
+    # It hangs on no session: neither on the one it came from, nor on the SSH server.
+    scopes = lab.run("edge1", "systemctl", "list-units", "--no-legend", "edgewire-guard-*.scope").stdout
+    assert "running" in scopes
+    again = lab.ansible("edge1", "edgewire.fleet.routes", "-a", options(600, routes=HARMLESS), "--diff").stdout
+    assert f'guard routes-{TABLE}: {{"state": "armed"}}' in again
+    assert state(lab) is None  # confirmed
+    assert "198.18.99.0/24" in table(lab)
+    last = lab.ansible("edge1", "edgewire.fleet.routes", "-a", options(600, routes=HARMLESS)).stdout
+    assert "SUCCESS" in last  # nothing changed
+
+
+def test_site_confirms_what_it_changes(lab: Lab) -> None:
+    lab.run("edge1", "ip", "route", "del", "100.64.0.0/11", "table", "7700")
+    lab.run("worker1", "wg", "set", "wg0", "listen-port", "51821")
+    counts = recap(lab.playbook("edgewire.fleet.site").stdout)
+    assert {host: row["changed"] for host, row in counts.items()} == {
+        **dict.fromkeys(FLEET, 0),
+        "edge1": 1,
+        "worker1": 1,
+    }
+    for box in ("edge1", "worker1"):
+        assert lab.run(box, "ls", "/run/edgewire/guard").stdout == ""
