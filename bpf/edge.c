@@ -12,7 +12,6 @@
 #include "drops.h"
 #include "edge_maps.h"
 #include "extensions.h"
-#include "filters.h"
 #include "relay.h"
 #include "services.h"
 #include "stats.h"
@@ -56,9 +55,10 @@ static __always_inline int forward(struct xdp_md *ctx, struct ethhdr *ethernet, 
 	struct iphdr *ip = (void *)(ethernet + 1), kept_ip;
 	struct ethhdr kept_ethernet;
 	struct service *service;
-	struct backend *backend;
+	struct choice choice;
 	struct udphdr *udp;
 	__u32 ip_bytes, reason;
+	int error;
 
 	if ((void *)(ip + 1) > data_end || ip->version != 4)
 		return XDP_PASS;
@@ -79,11 +79,6 @@ static __always_inline int forward(struct xdp_md *ctx, struct ethhdr *ethernet, 
 	service = find_service(config, ip->daddr, udp->dest);
 	if (!service)
 		return XDP_PASS;
-	if (service->filter) {
-		reason = filter_client(service->filter, ip->saddr);
-		if (reason != ADMITTED)
-			return xdp_drop_filtered(service->filter, reason);
-	}
 
 	ip_bytes = bpf_ntohs(ip->tot_len);
 	/* Not `ip + ip_bytes > data_end`: to Linux 6.1's verifier a number that was byte-swapped has no bounds. */
@@ -97,9 +92,9 @@ static __always_inline int forward(struct xdp_md *ctx, struct ethhdr *ethernet, 
 		return xdp_drop(DROP_OPTIONS_TOO_LONG);
 	if (!address_is_set(&config->relay))
 		return xdp_drop(DROP_NOT_CONFIGURED);
-	backend = pick_backend(service, ip->saddr, udp);
-	if (!backend)
-		return xdp_drop(DROP_NO_BACKEND);
+	error = pick_backend(service, ip->saddr, udp, &choice);
+	if (error)
+		return xdp_drop(-error);
 
 	kept_ethernet = *ethernet;
 	kept_ip = *ip;
@@ -109,9 +104,9 @@ static __always_inline int forward(struct xdp_md *ctx, struct ethhdr *ethernet, 
 	if ((void *)(out + 1) > (void *)(long)ctx->data_end)
 		return xdp_drop(DROP_NO_HEADROOM);
 	out->eth = kept_ethernet;
-	relay_wrap(&out->relay, &kept_ip, config->relay.word[3], backend->worker_relay.word[3], backend->endpoint_id,
-		   kept_ip.saddr, kept_ip.ttl - 1);
-	count_in(backend->stats_index, ip_bytes);
+	relay_wrap(&out->relay, &kept_ip, config->relay.word[3], choice.worker->relay.word[3],
+		   choice.backend->endpoint_id, kept_ip.saddr, kept_ip.ttl - 1);
+	count_in(choice.backend->stats_index, ip_bytes);
 	return XDP_PASS;
 }
 
@@ -126,10 +121,11 @@ static __always_inline int forward6(struct xdp_md *ctx, struct ethhdr *ethernet,
 	struct ethhdr kept_ethernet;
 	struct address vip, client;
 	struct service *service;
-	struct backend *backend;
+	struct choice choice;
 	struct udp_place place;
 	struct udphdr *udp;
 	__u32 payload_bytes, reason;
+	int error;
 
 	if ((void *)(ip + 1) > data_end || ip->version != 6)
 		return XDP_PASS;
@@ -150,12 +146,6 @@ static __always_inline int forward6(struct xdp_md *ctx, struct ethhdr *ethernet,
 	service = find_service6(config, &vip, udp->dest);
 	if (!service)
 		return XDP_PASS;
-	client = address_of_v6(&ip->saddr);
-	if (service->filter) {
-		reason = filter_client6(service->filter, &client);
-		if (reason != ADMITTED)
-			return xdp_drop_filtered(service->filter, reason);
-	}
 
 	payload_bytes = bpf_ntohs(ip->payload_len);
 	if (payload_bytes > data_end - (void *)(ip + 1) || payload_bytes < place.offset + sizeof(*udp))
@@ -166,9 +156,10 @@ static __always_inline int forward6(struct xdp_md *ctx, struct ethhdr *ethernet,
 		return xdp_drop(DROP_TTL_EXPIRED);
 	if (!address_is_set(&config->relay6))
 		return xdp_drop(DROP_NOT_CONFIGURED);
-	backend = pick_backend(service, client_word(&client), udp);
-	if (!backend)
-		return xdp_drop(DROP_NO_BACKEND);
+	client = address_of_v6(&ip->saddr);
+	error = pick_backend(service, client_word(&client), udp, &choice);
+	if (error)
+		return xdp_drop(-error);
 
 	kept_ethernet = *ethernet;
 	kept_ip = *ip;
@@ -178,9 +169,9 @@ static __always_inline int forward6(struct xdp_md *ctx, struct ethhdr *ethernet,
 	if ((void *)(out + 1) > (void *)(long)ctx->data_end)
 		return xdp_drop(DROP_NO_HEADROOM);
 	out->eth = kept_ethernet;
-	relay6_wrap(&out->relay, &kept_ip, &config->relay6, &backend->worker_relay, backend->endpoint_id, &client,
-		    kept_ip.hop_limit - 1);
-	count_in(backend->stats_index, sizeof(kept_ip) + payload_bytes);
+	relay6_wrap(&out->relay, &kept_ip, &config->relay6, &choice.worker->relay6, choice.backend->endpoint_id,
+		    &client, kept_ip.hop_limit - 1);
+	count_in(choice.backend->stats_index, sizeof(kept_ip) + payload_bytes);
 	return XDP_PASS;
 }
 
@@ -219,17 +210,19 @@ int edge_handoff(struct __sk_buff *skb)
 }
 
 /* The backend that a reply is from, checked: WireGuard vouches for the source, this holds it to its own endpoints. */
-static __always_inline struct backend *replying_backend(__be32 endpoint_id, const struct address *worker,
+static __always_inline struct backend *replying_backend(__be32 endpoint_id, const struct address *source,
 							__u32 *reason)
 {
 	__u32 *slot = ew_endpoints.lookup(&endpoint_id);
 	struct backend *backend = slot ? ew_backends.lookup(slot) : 0;
+	struct worker *worker;
 
 	if (!backend || backend->endpoint_id != endpoint_id) {
 		*reason = DROP_UNKNOWN_ENDPOINT;
 		return 0;
 	}
-	if (!address_equal(worker, &backend->worker_relay)) {
+	worker = ew_workers.lookup(&backend->worker);
+	if (!worker || !address_equal(source, address_is_v4(&backend->vip) ? &worker->relay : &worker->relay6)) {
 		*reason = DROP_WRONG_WORKER;
 		return 0;
 	}

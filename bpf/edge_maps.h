@@ -4,7 +4,8 @@
  * The edge's maps. plugins/module_utils/bpf/layout.py has their twins in Python; the compile fails where sizes or
  * offsets differ. All addresses and ports are in network order, as in the packet.
  *
- *   services (VIP, port) or ranges (VIP, port prefix) -> slice of lut -> slot of backends -> endpoint id, worker
+ *   services (VIP, port) or ranges (VIP, port prefix) -> slice of lut -> slot of backends -> endpoint id
+ *   slot of backends -> slot of workers -> relay addresses, and whether the worker lives
  *   endpoints (endpoint id) -> slot of backends, for the way back
  *
  * IPv4 has service keys of its own: an 8-byte key costs half of a 20-byte one.
@@ -56,58 +57,27 @@ struct service {
 	__u32 lut_size;  /* 0: no live backend */
 	__u32 retired_index;
 	__u32 flags;
-	__u32 filter;  /* index of ew_filters, 0: everybody may send as much as they like */
 };
 #define SERVICE_AFFINITY_CLIENT 1  /* all flows of a client go to one backend */
 
 struct backend {
 	__be32 endpoint_id;  /* 0: free slot */
 	__u32 stats_index;   /* the slot's own number: who has the record can count */
-	struct address worker_relay;
-	struct address vip;
+	__u32 worker;        /* slot of workers */
 	__be16 port;
 	__be16 last_port;
+	struct address vip;
 };
 
-/* Who may send to a service, and how much. Times in nanoseconds; see filters.h. */
-struct filter {
-	__u64 interval;   /* between two packets at the service's limit, 0: no limit */
-	__u64 tolerance;  /* how far packets may run ahead of it: the burst */
-	__u64 source_interval;
-	__u64 source_tolerance;
-	__be32 sources;   /* id of a list in ew_sources and ew_sources6, 0: no list */
-	__u32 flags;
+/* One entry stands for all backends on a worker, so one write takes them all out of service and back. */
+struct worker {
+	struct address relay;
+	struct address relay6;
+	__u32 state;
 };
-#define FILTER_ADMITS 1  /* sources that are not in the list */
-
-/* What a filter refused. */
-struct filtered {
-	__u64 source_denied;
-	__u64 source_rate;
-	__u64 service_rate;
-};
-
-/* Longest prefix match over list and source; the value is SOURCE_ALLOWED or SOURCE_DENIED. */
-struct source_key {
-	__u32 prefix_bits;
-	__be32 list;
-	__be32 network;
-};
-
-struct source6_key {
-	__u32 prefix_bits;
-	__be32 list;
-	struct address network;
-};
-#define SOURCE_DENIED 0
-#define SOURCE_ALLOWED 1
-
-/* A source as the rates know it: an IPv4 address, or an IPv6 /64. */
-struct source_rate_key {
-	__u32 filter;
-	__u32 version;
-	__be32 network[2];
-};
+#define WORKER_NONE 0  /* free slot */
+#define WORKER_LIVE 1
+#define WORKER_DEAD 2
 
 BPF_TABLE("array", __u32, struct edge_config, ew_config, 1);
 BPF_TABLE("hash", struct service_key, struct service, ew_services, MAX_SERVICES);
@@ -116,18 +86,12 @@ BPF_F_TABLE("lpm_trie", struct range_key, struct service, ew_ranges, MAX_RANGES,
 BPF_F_TABLE("lpm_trie", struct range6_key, struct service, ew_ranges6, MAX_RANGES, BPF_F_NO_PREALLOC);
 BPF_TABLE("array", __u32, __u32, ew_lut, MAX_LUT);
 BPF_TABLE("array", __u32, struct backend, ew_backends, MAX_BACKENDS);
+BPF_TABLE("array", __u32, struct worker, ew_workers, MAX_WORKERS);
 BPF_TABLE("hash", __be32, __u32, ew_endpoints, MAX_BACKENDS);
 /*
  * What the backends that a service no longer has had counted: its own counters are its backends' and these together.
  * No program looks here, so that a packet costs one counter, whatever is told apart.
  */
 BPF_TABLE("array", __u32, struct stats, ew_retired, MAX_BACKENDS);
-BPF_TABLE("array", __u32, struct filter, ew_filters, MAX_FILTERS);
-BPF_TABLE("percpu_array", __u32, struct filtered, ew_filtered, MAX_FILTERS);
-BPF_F_TABLE("lpm_trie", struct source_key, __u32, ew_sources, MAX_SOURCES, BPF_F_NO_PREALLOC);
-BPF_F_TABLE("lpm_trie", struct source6_key, __u32, ew_sources6, MAX_SOURCES, BPF_F_NO_PREALLOC);
-BPF_TABLE("array", __u32, __u64, ew_buckets, MAX_FILTERS);
-/* State, not configuration: when it is full the source that was not heard of for longest starts anew. */
-BPF_TABLE("lru_hash", struct source_rate_key, __u64, ew_source_buckets, MAX_RATED_SOURCES);
 
 #endif

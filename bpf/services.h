@@ -48,20 +48,58 @@ static __always_inline __u32 flow_hash(__u32 client, __u32 ports)
 	return hash ^ hash >> 16;
 }
 
-/* The backend of a flow, 0 where the service has none that lives. */
-static __always_inline struct backend *pick_backend(const struct service *service, __u32 client,
-						    const struct udphdr *udp)
+/* A backend and the worker that it is on. */
+struct choice {
+	struct backend *backend;
+	struct worker *worker;
+};
+
+/* How far a flow looks for a live worker along its service's table. */
+#define MAX_PROBES 32
+
+/* What a place in `ew_lut` leads to. 0, or the reason where that is nowhere, as a negative number. */
+static __always_inline int read_choice(__u32 index, struct choice *choice)
+{
+	__u32 *slot = ew_lut.lookup(&index);
+
+	choice->backend = slot ? ew_backends.lookup(slot) : 0;
+	if (!choice->backend || !choice->backend->endpoint_id)
+		return -DROP_NO_BACKEND;
+	choice->worker = ew_workers.lookup(&choice->backend->worker);
+	if (!choice->worker || choice->worker->state == WORKER_NONE)
+		return -DROP_UNKNOWN_WORKER;
+	return 0;
+}
+
+/*
+ * The flow's own worker is dead: take the next place of the table whose worker lives. Neighbours in a Maglev table
+ * are as good as random, so the flows of a dead worker spread over the others by their weights, on every edge alike.
+ */
+static __always_inline int probe_on(const struct service *service, __u32 place, struct choice *choice)
+{
+	for (int i = 0; i < MAX_PROBES; i++) {
+		place = place + 1 < service->lut_size ? place + 1 : 0;
+		if (!read_choice(service->lut_offset + place, choice) && choice->worker->state == WORKER_LIVE)
+			return 0;
+	}
+	return -DROP_NO_BACKEND;
+}
+
+/* The backend of a flow, and its worker. 0, or the reason where there is none, as a negative number. */
+static __always_inline int pick_backend(const struct service *service, __u32 client, const struct udphdr *udp,
+					struct choice *choice)
 {
 	__u32 ports = service->flags & SERVICE_AFFINITY_CLIENT ? 0 : (__u32)udp->source << 16 | udp->dest;
-	__u32 index, *slot;
-	struct backend *backend;
+	__u32 place;
+	int error;
 
 	if (!service->lut_size)
-		return 0;
-	index = service->lut_offset + (__u32)((__u64)flow_hash(client, ports) * service->lut_size >> 32);
-	slot = ew_lut.lookup(&index);
-	backend = slot ? ew_backends.lookup(slot) : 0;
-	return backend && backend->endpoint_id ? backend : 0;
+		return -DROP_NO_BACKEND;
+	place = (__u64)flow_hash(client, ports) * service->lut_size >> 32;
+	error = read_choice(service->lut_offset + place, choice);
+	if (!error && choice->worker->state != WORKER_LIVE)
+		error = probe_on(service, place, choice);
+	return error;
 }
 
 #endif

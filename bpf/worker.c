@@ -5,7 +5,8 @@
  * replies back to the edge that the client used. Two programs that share their maps:
  *
  *   worker_ingress  TC ingress on WireGuard             edge -> worker       becomes  client -> container
- *   worker_egress   TC ingress on the container bridge  container -> client  becomes  worker -> edge + relay option
+ *   worker_egress   TC ingress on the container bridge  container -> client  becomes  worker -> edge + relay option,
+ *                                                       or, with direct replies,  VIP -> client
  */
 #include "kernel.h"
 #include "drops.h"
@@ -22,6 +23,7 @@ static __always_inline void remember_flow(struct flow_key *key, struct flow *flo
 
 	/* A lookup is far cheaper than an insert, and nearly every packet belongs to a flow that is known already. */
 	if (known && known->endpoint_id == flow->endpoint_id && known->port == flow->port &&
+	    known->flags == flow->flags &&
 	    address_equal(&known->edge_relay, &flow->edge_relay) && address_equal(&known->vip, &flow->vip))
 		return;
 	ew_flows.update(key, flow);
@@ -56,6 +58,7 @@ static __always_inline int deliver(struct __sk_buff *skb, const struct worker_co
 		.vip = endpoint->vip,
 		.endpoint_id = endpoint_id,
 		.stats_index = endpoint->stats_index,
+		.flags = endpoint->flags,
 	};
 	struct udphdr udp;
 	__be16 container_port;
@@ -187,6 +190,41 @@ static __always_inline long translate_reply(struct __sk_buff *skb, __u32 udp_off
 	return translate_port(skb, udp_offset, offsetof(struct udphdr, source), key->container_port, flow->port);
 }
 
+/*
+ * Send a translated reply to the client through this worker's own uplink, past the edge, with the VIP as source. It
+ * leaves as any packet does that this box forwards.
+ */
+static __always_inline int reply_directly(struct __sk_buff *skb, const struct worker_config *config, struct iphdr *ip,
+					  const struct flow *flow)
+{
+	struct iphdr before = *ip;
+	__u64 sum = checksum_open(ip->check);
+
+	if (!config->uplink_ifindex)
+		return tc_drop(DROP_NOT_CONFIGURED);
+	ip->ttl -= 1;
+	ip->saddr = flow->vip.word[3];
+	sum = checksum_replace16(sum, ((__u16 *)&before)[4], ((__u16 *)ip)[4]);
+	ip->check = checksum_close(checksum_replace32(sum, before.saddr, ip->saddr));
+	if (bpf_skb_store_bytes(skb, ETH_HLEN, ip, sizeof(*ip), 0))
+		return tc_drop(DROP_REWRITE_FAILED);
+	count_out(flow->stats_index, bpf_ntohs(ip->tot_len));
+	return redirect_neigh(config->uplink_ifindex, 0, 0, 0);
+}
+
+static __always_inline int reply_directly6(struct __sk_buff *skb, const struct worker_config *config,
+					   struct ipv6hdr *ip, const struct flow *flow)
+{
+	if (!config->uplink_ifindex)
+		return tc_drop(DROP_NOT_CONFIGURED);
+	ip->hop_limit -= 1;
+	*(struct address *)&ip->saddr = flow->vip;
+	if (bpf_skb_store_bytes(skb, ETH_HLEN, ip, sizeof(*ip), 0))
+		return tc_drop(DROP_REWRITE_FAILED);
+	count_out(flow->stats_index, sizeof(*ip) + bpf_ntohs(ip->payload_len));
+	return redirect_neigh(config->uplink_ifindex, 0, 0, 0);
+}
+
 static __always_inline int send_back(struct __sk_buff *skb, const struct worker_config *config)
 {
 	struct relay_header relay;
@@ -212,10 +250,12 @@ static __always_inline int send_back(struct __sk_buff *skb, const struct worker_
 		return tc_drop(DROP_FRAGMENT);
 	if (ip.ttl <= 1)
 		return tc_drop(DROP_TTL_EXPIRED);
-	if (ip.ihl > 15 - RELAY_OPTION_WORDS)
+	if (!(flow->flags & ENDPOINT_DIRECT) && ip.ihl > 15 - RELAY_OPTION_WORDS)
 		return tc_drop(DROP_OPTIONS_TOO_LONG);
 	if (translate_reply(skb, udp_offset, &key, flow))
 		return tc_drop(DROP_REWRITE_FAILED);
+	if (flow->flags & ENDPOINT_DIRECT)
+		return reply_directly(skb, config, &ip, flow);
 	relay_wrap(&relay, &ip, config->relay.word[3], flow->edge_relay.word[3], flow->endpoint_id, ip.daddr,
 		   ip.ttl - 1);
 	if (bpf_skb_adjust_room(skb, sizeof(relay.option), BPF_ADJ_ROOM_NET, BPF_F_ADJ_ROOM_FIXED_GSO) ||
@@ -253,6 +293,8 @@ static __always_inline int send_back6(struct __sk_buff *skb, const struct worker
 		return tc_drop(DROP_TTL_EXPIRED);
 	if (translate_reply(skb, udp_offset, &key, flow))
 		return tc_drop(DROP_REWRITE_FAILED);
+	if (flow->flags & ENDPOINT_DIRECT)
+		return reply_directly6(skb, config, &ip, flow);
 	relay6_wrap(&relay, &ip, &config->relay6, &flow->edge_relay, flow->endpoint_id, &key.client, ip.hop_limit - 1);
 	if (bpf_skb_adjust_room(skb, sizeof(relay.option), BPF_ADJ_ROOM_NET, BPF_F_ADJ_ROOM_FIXED_GSO) ||
 	    bpf_skb_store_bytes(skb, ETH_HLEN, &relay, sizeof(relay), 0))

@@ -14,6 +14,7 @@ struct worker_config {
 	struct address relay6;
 	__u32 wireguard_ifindex;
 	__u32 container_ifindex;
+	__u32 uplink_ifindex;
 };
 
 struct endpoint {
@@ -22,9 +23,10 @@ struct endpoint {
 	__be16 port;
 	__be16 last_port;
 	__be16 container_port;  /* of the first port; the others follow */
-	__u16 zero;
+	__u16 flags;
 	__u32 stats_index;
 };
+#define ENDPOINT_DIRECT 1  /* replies leave through this worker's uplink, not through the edge */
 
 /* A flow as its reply will look: from the container to the client. */
 struct flow_key {
@@ -41,7 +43,7 @@ struct flow {
 	__be32 endpoint_id;
 	__u32 stats_index;
 	__be16 port;
-	__u16 zero;
+	__u16 flags;  /* of the endpoint, when its last packet came */
 };
 
 BPF_TABLE("array", __u32, struct worker_config, ew_config, 1);

@@ -31,22 +31,10 @@ options:
         description: Slots of all services' Maglev tables together, 4 bytes each. For edges.
         type: int
         default: 4194304
-      filters:
-        description: Services with a filter, those that a change replaces included. For edges.
+      workers:
+        description: Workers that an edge knows. For edges.
         type: int
         default: 4096
-      sources:
-        description:
-          - Networks in all lists of sources together, of each address family; a list that changes counts twice
-            meanwhile. Memory is taken as they come. For edges.
-        type: int
-        default: 1048576
-      rated_sources:
-        description:
-          - Sources that the rates per source tell apart; beyond, the one not heard of for longest is forgotten. For
-            edges.
-        type: int
-        default: 131072
       edges:
         description: Relay addresses of edges that a worker knows. For workers.
         type: int

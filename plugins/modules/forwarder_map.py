@@ -45,7 +45,9 @@ options:
     type: str
     default: wg0
   uplink:
-    description: The interface on which clients' packets arrive. For O(role=edge).
+    description:
+      - The interface on which clients' packets arrive. With O(role=worker) the one through which direct replies leave,
+        needed only where there are some.
     type: str
     default: eth0
   container_interface:
@@ -69,6 +71,13 @@ options:
       relay_address_ipv6:
         description: The worker's IPv6 relay address.
         type: str
+      state:
+        description:
+          - A V(dead) worker's backends keep their places in the services' tables, and their flows, the established ones
+            included, go to the next live backend of the table, the same on every edge.
+        type: str
+        choices: [live, dead]
+        default: live
   services:
     description: What this edge serves, one entry for each VIP and port. For O(role=edge).
     type: list
@@ -113,44 +122,6 @@ options:
             description: Share of the service's flows in proportion to the others'; 0 gets none.
             type: int
             default: 1
-  filters:
-    description:
-      - Who may send to a service, and how much. For O(role=edge).
-      - A filter that changes is written beside the old one and switched to; it then starts with full buckets.
-    type: list
-    elements: dict
-    default: []
-    suboptions:
-      service:
-        description: Name of one of O(services); the filter holds for all VIPs and ports of that name together.
-        type: str
-        required: true
-      allow:
-        description:
-          - Networks (CIDR) whose packets are let in. Of several that hold a source the longest decides.
-          - With any of them, sources that are in no network of either list are denied.
-        type: list
-        elements: str
-        default: []
-      deny:
-        description: Networks (CIDR) whose packets are dropped, counted as C(source_denied).
-        type: list
-        elements: str
-        default: []
-      packets_per_second:
-        description: Most packets a second of all sources together; what is beyond is dropped, counted as C(service_rate).
-        type: int
-      burst:
-        description: Packets of all sources together that may come at once.
-        type: int
-      per_source_packets_per_second:
-        description:
-          - Most packets a second of one source, an IPv4 address or an IPv6 /64; what is beyond is dropped, counted as
-            C(source_rate).
-        type: int
-      per_source_burst:
-        description: Packets of one source that may come at once.
-        type: int
   edges:
     description: The edges whose packets this worker takes. For O(role=worker).
     type: list
@@ -201,6 +172,13 @@ options:
         description: UDP port in the container, of a range the first; the others follow.
         type: int
         required: true
+      reply:
+        description:
+          - Whether replies go back through the edge, or leave through this host's own O(uplink) with the VIP as source. The
+            network behind the uplink must take packets from that address.
+        type: str
+        choices: [edge, direct]
+        default: edge
 seealso:
   - module: edgewire.fleet.forwarder_map_info
 author:

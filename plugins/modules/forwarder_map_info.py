@@ -59,16 +59,8 @@ edge:
         protocol: udp
         affinity: flow
         table_size: 4093
-        filter:
-          others: denied
-          allow: 1
-          deny: 0
-          list: 4f9c1d1d3a57
-          packets_per_second: 50000
-          burst: 2500
-          refused: {source_denied: 3, source_rate: 0, service_rate: 0}
         backends:
-          - {worker: worker1, worker_relay_address: 100.96.0.3, endpoint_id: 2771406, share: 0.5005}
+          - {worker: worker1, worker_relay_address: 100.96.0.3, state: live, endpoint_id: 2771406, share: 0.5005}
         counters: {in_packets: 12, in_bytes: 816, out_packets: 12, out_bytes: 1104}
     drops: {ttl_expired: 1}
 worker:
@@ -80,6 +72,7 @@ worker:
     relay_address_ipv6: fd65:6467:6577:1::3
     wireguard_interface: wg0
     container_interface: podman0
+    uplink:
     edges:
       - {name: edge1, relay_address: 100.96.0.1}
     endpoints:
@@ -90,6 +83,7 @@ worker:
         protocol: udp
         container_address: 10.88.0.53
         container_port: 53
+        reply: edge
         counters: {in_packets: 12, in_bytes: 816, out_packets: 12, out_bytes: 1104}
     drops: {}
 """

@@ -30,7 +30,6 @@ from ansible_collections.edgewire.fleet.plugins.module_utils.bpf import (
     contents,
     edge_maps,
     edge_state,
-    filters,
     forwarder,
     kept_builds,
     layout,
@@ -187,17 +186,7 @@ def net(request: pytest.FixtureRequest) -> Net:
 
 
 # Small maps: they are cleared and read for every test.
-SMALL = layout.Capacity(
-    services=64,
-    ranges=512,
-    backends=256,
-    lut=65_536,
-    filters=32,
-    sources=4096,
-    rated_sources=1024,
-    edges=16,
-    flows=1024,
-)
+SMALL = layout.Capacity(services=64, ranges=512, backends=256, lut=65_536, workers=16, edges=16, flows=1024)
 
 
 # --- The relay packet, from the documentation -----------------------------------------------------------------------
@@ -489,10 +478,10 @@ class Programs:
         """One packet through a program."""
         return libbpf.run_program(self.fds[program], packet)
 
-    def fill_edge(self, *services: edge_state.ServiceWanted, filters: tuple[filters.FilterWanted, ...] = ()) -> None:
-        """Make the maps say that these are the edge's services, with these filters."""
+    def fill_edge(self, *services: edge_state.ServiceWanted, dead: frozenset[str] = frozenset()) -> None:
+        """Make the maps say that these are the edge's services, and which workers are dead."""
         workers = {"worker1": WORKER_RELAYS, "worker2": WORKER2_RELAYS}
-        wanted = edge_state.EdgeWanted(EDGE_RELAYS, 1, 1, workers, services, filters)
+        wanted = edge_state.EdgeWanted(EDGE_RELAYS, 1, 1, workers, services, dead)
         _, writes = edge_maps.plan(wanted, edge_state.read(self.maps), libbpf.possible_cpus())
         map_io.write(self.maps, writes)
 
@@ -797,6 +786,7 @@ EDGE_PARAMS: dict[str, Any] = {
 }
 WORKER_PARAMS: dict[str, Any] = {
     "container_interface": "podman0",
+    "uplink": "eth0",
     "wireguard_interface": "wg0",
     **relays_of(WORKER_RELAYS),
     "edges": [{"name": "edge1", **relays_of(EDGE_RELAYS)}],

@@ -107,13 +107,14 @@ def slot_of(box: Box, endpoint_id: int) -> int:
 
 def test_an_overwritten_backend(edge_box: Box) -> None:
     slot = slot_of(edge_box, DNS_ENDPOINT)
-    wrong = {"endpoint_id": DNS_ENDPOINT, "worker_relay": "192.0.2.66", "vip": VIP, "port": PORT, "stats_index": 0}
+    other = next(n for n, w in edge_state.read(edge_box.maps).workers.items() if w["relay"] == WORKER2_RELAY)
+    wrong = {"endpoint_id": DNS_ENDPOINT, "worker": other, "vip": VIP, "port": PORT, "stats_index": 0}
     key = words(layout.U32.pack({"value": slot}))
     bpftool("update", edge_box, "ew_backends", "key", *key, "value", *words(layout.BACKEND.pack(wrong)))
     (step,) = [s for s in contents.preview("edge", EDGE_PARAMS) if s.kind == "backend"]
     assert step.before is not None
     assert step.after is not None
-    assert (step.before["worker"], step.after["worker"]) == ("192.0.2.66", "worker1")
+    assert (step.before["worker"], step.after["worker"]) == ("worker2", "worker1")
     contents.ensure("edge", EDGE_PARAMS)
     assert contents.preview("edge", EDGE_PARAMS) == []
 
@@ -236,7 +237,7 @@ def test_where_nothing_runs(make_netns: Callable[[], Any]) -> None:
     with make_netns() as ns:
         ns.run("ip", "link", "add", "eth0", "type", "veth", "peer", "name", "eth1")
         assert info.info("edge") is None
-        assert len(contents.preview("edge", EDGE_PARAMS, may_be_missing=True)) == 6 + 6 + 1
+        assert len(contents.preview("edge", EDGE_PARAMS, may_be_missing=True)) == 2 + 6 + 6 + 1
         with pytest.raises(EdgewireError, match="run tc_delivery first"):
             contents.ensure("worker", WORKER_PARAMS)
 
@@ -291,12 +292,12 @@ def test_the_edge_in_human_terms(edge_box: Box, plan_file: Path) -> None:
         "protocol": "udp",
         "affinity": "flow",
         "table_size": 1,
-        "filter": None,
         "backends": [
             {
                 "endpoint_id": DNS_ENDPOINT,
                 "worker": "worker1",
                 "worker_relay_address": WORKER_RELAY,
+                "state": "live",
                 "share": 1.0,
             }
         ],
@@ -354,6 +355,7 @@ def test_the_worker_in_human_terms(worker_box: WorkerBox, plan_file: Path) -> No
         "protocol": "udp",
         "container_address": CONTAINER,
         "container_port": ECHO_CONTAINER_PORT,
+        "reply": "edge",
     }
     grown = difference(counters, named(before["endpoints"], ECHO_VIP)["counters"])
     assert grown == {"in_packets": 1, "in_bytes": 33, "out_packets": 1, "out_bytes": 33}

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ansible_collections.edgewire.fleet.plugins.module_utils.bpf import filters, layout
+from ansible_collections.edgewire.fleet.plugins.module_utils.bpf import layout
 from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.edge_state import (
     SERVICE_MAPS,
     Claim,
@@ -80,6 +80,7 @@ def _check_capacity(wanted: EdgeWanted, tables: Mapping[Claim, list[int]], state
         "ranges": max(per_map["ew_ranges"], per_map["ew_ranges6"]),
         "backends": sum(len(service.backends) for service in wanted.services),
         "lut": sum(len(table) for table in tables.values()),
+        "workers": len(wanted.workers),
     }
     full = [
         f"{name}: {count} needed, room for {state.capacity[name]}"
@@ -123,11 +124,7 @@ class _Plan:
 _ORDER = {
     name: number
     for number, name in enumerate(
-        (
-            *("ew_stats", "ew_retired", "ew_backends", "ew_endpoints", "ew_lut"),
-            *("ew_sources", "ew_sources6", "ew_filtered", "ew_buckets", "ew_filters"),
-            *(*SERVICE_MAPS, "ew_config"),
-        )
+        ("ew_stats", "ew_retired", "ew_workers", "ew_backends", "ew_endpoints", "ew_lut", *SERVICE_MAPS, "ew_config")
     )
 }
 
@@ -143,9 +140,9 @@ def plan(wanted: EdgeWanted, state: EdgeState, cpus: int = 1) -> tuple[list[Step
     _check_capacity(wanted, tables, state)
     result = _Plan([], [], [], [], [], [])
     retired = _plan_counters(wanted, state, result)
-    slots = _plan_backends(wanted, state, retired, result, cpus)
-    filter_of = _plan_filters(wanted, state, result, cpus)
-    _plan_services(wanted, state, tables, retired, slots, filter_of, result)
+    workers = _plan_workers(wanted, state, result)
+    slots = _plan_backends(wanted, state, retired, workers, result, cpus)
+    _plan_services(wanted, state, tables, retired, slots, result)
     _plan_config(wanted, state, result)
     return result.steps, list(result.writes())
 
@@ -175,17 +172,55 @@ def _plan_counters(wanted: EdgeWanted, state: EdgeState, result: _Plan) -> dict[
     return retired
 
 
+def _worker_words(record: Mapping[str, Any]) -> dict[str, Any]:
+    state = {layout.WORKER_LIVE: "live", layout.WORKER_DEAD: "dead"}.get(record["state"], record["state"])
+    addresses = {"relay_address": record["relay"], "relay_address_ipv6": record["relay6"]}
+    return {**{name: address for name, address in addresses.items() if address}, "state": state}
+
+
+def _plan_workers(wanted: EdgeWanted, state: EdgeState, result: _Plan) -> dict[str, int]:
+    """The slot of every worker by name. One that is known by its IPv4 relay address keeps its slot."""
+    slot_of = {record["relay"]: slot for slot, record in sorted(state.workers.items(), reverse=True)}
+    indices = _Indices(state.workers, state.capacity["workers"])
+    slots: dict[str, int] = {}
+    for name, relays in wanted.workers.items():
+        slot = slots[name] = slot_of[relays.ipv4] if relays.ipv4 in slot_of else indices.take()
+        dead = name in wanted.dead_workers
+        record = {
+            "relay": relays.ipv4,
+            "relay6": relays.ipv6,
+            "state": layout.WORKER_DEAD if dead else layout.WORKER_LIVE,
+        }
+        found = state.workers.get(slot)
+        if found != record:
+            result.allocate.append(("ew_workers", layout.U32.pack({"value": slot}), layout.WORKER.pack(record)))
+            before = _worker_words(found) if found else None
+            result.steps.append(make_step("worker", name, before, _worker_words(record)))
+    kept = set(slots.values())
+    for slot, found in state.workers.items():
+        if slot not in kept:
+            result.retire.append(("ew_workers", layout.U32.pack({"value": slot}), bytes(layout.WORKER.size)))
+            result.steps.append(make_step("worker", found["relay"] or found["relay6"], _worker_words(found), None))
+    return slots
+
+
 def _plan_backends(
-    wanted: EdgeWanted, state: EdgeState, retired: Mapping[Claim, int], result: _Plan, cpus: int
+    wanted: EdgeWanted,
+    state: EdgeState,
+    retired: Mapping[Claim, int],
+    workers: Mapping[str, int],
+    result: _Plan,
+    cpus: int,
 ) -> dict[int, int]:
     """The slot of every wanted endpoint; steps for backends that are missing, wrong or not wanted."""
     names = wanted.names
+    name_of = {slot: name for name, slot in workers.items()}
 
     def words(backend: Mapping[str, Any], reply: bool) -> dict[str, Any]:
-        relay = backend["worker_relay"]
+        relay = state.relay_of(backend)
         return {
             "service": claim_text(backend["vip"], backend["port"], backend["last_port"]),
-            "worker": names.get(relay, relay),
+            "worker": name_of.get(backend["worker"]) or names.get(relay, relay),
             "endpoint_id": backend["endpoint_id"],
             "reply_entry": reply,
         }
@@ -203,10 +238,10 @@ def _plan_backends(
             record = {
                 "endpoint_id": eid,
                 "stats_index": slot,
-                "worker_relay": wanted.workers[backend.worker].for_vip(service.vip),
-                "vip": service.vip,
+                "worker": workers[backend.worker],
                 "port": service.port,
                 "last_port": service.last_port,
+                "vip": service.vip,
             }
             found, reply = state.backends.get(slot), state.endpoints.get(eid) == slot
             if found == record and reply:
@@ -253,79 +288,69 @@ def _retire_backends(
                 result.steps.append(make_step("reply entry", str(eid), found, None))
 
 
-def _plan_filters(wanted: EdgeWanted, state: EdgeState, result: _Plan, cpus: int) -> Mapping[str, int]:
-    """The index of every service's filter, by the service's name; services without one are left out."""
-    used = {record["filter"]: f"of {entry.text}" for entry, record in state.entries.items() if record["filter"]}
-    found: dict[str, list[int]] = {}
-    for service in wanted.services:
-        record = _found_entry(state, service.claim)
-        if record is not None and record["filter"]:
-            indices = found.setdefault(service.name, [])
-            if record["filter"] not in indices:
-                indices.append(record["filter"])
-    planned = filters.plan(wanted.filters, state.filters, used, found, cpus)
-    result.steps += planned.steps
-    result.allocate += planned.before
-    result.retire += planned.after
-    return planned.index
-
-
 def _plan_services(
     wanted: EdgeWanted,
     state: EdgeState,
     tables: Mapping[Claim, list[int]],
     retired: Mapping[Claim, int],
     slots: Mapping[int, int],
-    filter_of: Mapping[str, int],
     result: _Plan,
 ) -> None:
     names = wanted.names
-    workers = {b["endpoint_id"]: names.get(b["worker_relay"], b["worker_relay"]) for b in state.backends.values()}
+    relays = {b["endpoint_id"]: state.relay_of(b) for b in state.backends.values()}
+    workers = {eid: names.get(relay, relay) for eid, relay in relays.items()}
     workers |= {b.endpoint_id: b.worker for s in wanted.services for b in s.backends}
     room = state.capacity["lut"]
     ranges = {(s["lut_offset"], s["lut_size"]) for s in state.entries.values()}
     space = _Space(((offset, size) for offset, size in ranges if offset + size <= room), room)
 
-    def words(name: str | None, table: Sequence[int], record: Mapping[str, int]) -> dict[str, Any]:
-        affinity = "client" if record["flags"] & layout.SERVICE_AFFINITY_CLIENT else "flow"
-        told = {"affinity": affinity, "filtered": bool(record["filter"]), **_share_words(table, workers)}
-        return {**({"name": name} if name else {}), **told}
+    def words(name: str | None, table: Sequence[int], flags: int) -> dict[str, Any]:
+        affinity = "client" if flags & layout.SERVICE_AFFINITY_CLIENT else "flow"
+        return {**({"name": name} if name else {}), "affinity": affinity, **_share_words(table, workers)}
 
     kept = set()
     for service in wanted.services:
         entries = entries_of(service.claim)
         kept.update(entries)
         table = tables[service.claim]
-        fixed = {
-            "retired_index": retired[service.claim],
-            "flags": service.flags,
-            "filter": filter_of.get(service.name, 0),
-        }
-        found = _found_entry(state, service.claim)
-        right = found is not None and state.slots_of(found) == [slots[eid] for eid in table]
-        record = {"lut_offset": found["lut_offset"], "lut_size": len(table), **fixed} if found and right else None
+        record = _right_record(service, state, [slots[eid] for eid in table], retired[service.claim])
         if record and all(state.entries.get(entry) == record for entry in entries):
             continue
-        after = words(service.name, table, fixed)
-        before = words(service.name, state.table_of(found), found) if found else None
+        found = _found_entry(state, service.claim)
+        after = words(service.name, table, service.flags)
+        before = words(service.name, state.table_of(found), found["flags"]) if found else None
         if before == after:  # what differs has no name outside this box, or not all entries of a range are there
             there = sum(state.entries.get(entry) == found for entry in entries)
-            where = "through other slots, filtered or counted elsewhere"
-            before = {**before, "entries": f"{there} of {len(entries)}, {where}"}
+            before = {**before, "entries": f"{there} of {len(entries)}, through other slots or counted elsewhere"}
         result.steps.append(make_step("service", service.text, before, after))
         if record is None:
             offset = _place_table(service, len(table), found, space, room)
             for position, eid in enumerate(table):
                 slot = layout.U32.pack({"value": slots[eid]})
                 result.tables.append(("ew_lut", layout.U32.pack({"value": offset + position}), slot))
-            record = {"lut_offset": offset, "lut_size": len(table), **fixed}
+            record = {
+                "lut_offset": offset,
+                "lut_size": len(table),
+                "retired_index": retired[service.claim],
+                "flags": service.flags,
+            }
         value = layout.SERVICE.pack(record)
         result.switch += [(e.map, e.pack(), value) for e in entries if state.entries.get(e) != record]
     for entry, found in state.entries.items():
         if entry not in kept:
             result.switch.append((entry.map, entry.pack(), None))
-            before = words(None, state.table_of(found), found)
+            before = words(None, state.table_of(found), found["flags"])
             result.steps.append(make_step("service", entry.text, before, None))
+
+
+def _right_record(
+    service: ServiceWanted, state: EdgeState, slots: list[int], retired_index: int
+) -> Mapping[str, int] | None:
+    """The record that a claim's entries have already, where it says what it shall; its table stays where it is."""
+    found = _found_entry(state, service.claim)
+    if found is None or found["retired_index"] != retired_index or found["flags"] != service.flags:
+        return None
+    return found if found["lut_size"] == len(slots) and state.slots_of(found) == slots else None
 
 
 def _place_table(service: ServiceWanted, size: int, found: Mapping[str, int] | None, space: _Space, room: int) -> int:

@@ -10,7 +10,6 @@ from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 from ansible_collections.edgewire.fleet.plugins.module_utils.bpf import layout
-from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.filters import FilterState, FilterWanted, read_filters
 from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.map_io import Maps
 from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.ports import PORT_BITS, claim_text, prefixes_of
 from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.relays import Relays
@@ -48,6 +47,8 @@ class Entry(NamedTuple):
 _SINGLE_MAPS = {"ew_services": layout.SERVICE_KEY, "ew_services6": layout.SERVICE6_KEY}
 _RANGE_MAPS = {"ew_ranges": (layout.RANGE_KEY, 32), "ew_ranges6": (layout.RANGE6_KEY, 128)}
 SERVICE_MAPS = (*_SINGLE_MAPS, *_RANGE_MAPS)
+# The capacities that bound an edge's maps.
+CAPACITIES = ("services", "ranges", "backends", "lut", "workers")
 
 
 def entries_of(claim: Claim) -> list[Entry]:
@@ -104,8 +105,9 @@ class ServiceWanted:
 
 @dataclass(frozen=True)
 class EdgeWanted:
-    """Everything an edge's maps shall say. ``workers`` maps a worker's name to its relay addresses; a filter is for all
-    services of its name.
+    """Everything an edge's maps shall say. ``workers`` maps a worker's name to its relay addresses.
+
+    The backends on ``dead_workers`` keep their places in the tables, and packets pass them by.
     """
 
     relays: Relays
@@ -113,7 +115,7 @@ class EdgeWanted:
     uplink_ifindex: int
     workers: Mapping[str, Relays]
     services: tuple[ServiceWanted, ...]
-    filters: tuple[FilterWanted, ...] = ()
+    dead_workers: frozenset[str] = frozenset()
 
     @property
     def config(self) -> dict[str, Any]:
@@ -127,10 +129,6 @@ class EdgeWanted:
             "flags": layout.EDGE_HAS_RANGES if ranges else 0,
         }
 
-    def filter_of(self, service: ServiceWanted) -> FilterWanted | None:
-        """A service's filter."""
-        return next((item for item in self.filters if item.service == service.name), None)
-
     @property
     def names(self) -> dict[str, str]:
         """Relay address to worker name, both families."""
@@ -139,15 +137,20 @@ class EdgeWanted:
 
 @dataclass(frozen=True)
 class EdgeState:
-    """What an edge's maps say now, decoded. ``backends`` holds used slots only, ``lut`` as far as it is in use."""
+    """What an edge's maps say now, decoded. Of ``backends`` and ``workers`` the used slots, of ``lut`` what is used."""
 
     config: Mapping[str, Any]
     entries: Mapping[Entry, Mapping[str, int]]
     backends: Mapping[int, Mapping[str, Any]]
+    workers: Mapping[int, Mapping[str, Any]]
     endpoints: Mapping[int, int]
     lut: Sequence[int]
     capacity: Mapping[str, int]
-    filters: FilterState
+
+    def relay_of(self, backend: Mapping[str, Any]) -> str:
+        """The relay address of a backend's worker, of the VIP's family; empty where that worker is not there."""
+        worker = self.workers.get(backend["worker"], {})
+        return str(worker.get("relay6" if ":" in backend["vip"] else "relay", ""))
 
     def slots_of(self, service: Mapping[str, int]) -> list[int]:
         """The slots in a service's table."""
@@ -164,9 +167,9 @@ EMPTY = EdgeState(
     {},
     {},
     {},
+    {},
     array.array("I"),
     asdict(layout.Capacity()),
-    FilterState({}, {}, asdict(layout.Capacity())),
 )
 
 
@@ -179,16 +182,20 @@ def _read_entries(maps: Maps) -> Iterable[tuple[Entry, Mapping[str, int]]]:
             yield Entry(name, key["vip"], key["port"], bits), value
 
 
+def _read_slots(maps: Maps, name: str, record: layout.Record, used: str) -> Iterable[tuple[int, Mapping[str, Any]]]:
+    """The slots of an array whose four bytes ``used`` are not 0; most are free, and those are not decoded."""
+    _, values = maps[name].read()
+    at = record.offset(used)
+    for slot, start in enumerate(range(0, len(values), record.size)):
+        if values[start + at : start + at + 4] != b"\0\0\0\0":
+            yield slot, next(record.iter_unpack(values[start : start + record.size]))
+
+
 def read(maps: Maps) -> EdgeState:
     """Decode the edge's maps; nothing is assumed of what is in them."""
     entries = dict(_read_entries(maps))
-    _, values = maps["ew_backends"].read()
-    size = layout.BACKEND.size
-    backends = {
-        slot: next(layout.BACKEND.iter_unpack(values[slot * size : slot * size + size]))
-        for slot in range(len(values) // size)
-        if values[slot * size : slot * size + 4] != b"\0\0\0\0"
-    }
+    backends = dict(_read_slots(maps, "ew_backends", layout.BACKEND, "endpoint_id"))
+    workers = dict(_read_slots(maps, "ew_workers", layout.WORKER, "state"))
     keys, values = maps["ew_endpoints"].read()
     endpoints = {
         key["value"]: value["value"]
@@ -197,5 +204,5 @@ def read(maps: Maps) -> EdgeState:
     used = max((s["lut_offset"] + s["lut_size"] for s in entries.values()), default=0)
     lut = array.array("I", maps["ew_lut"].read(limit=used)[1] if used else b"")
     config = next(layout.EDGE_CONFIG.iter_unpack(maps["ew_config"].read()[1]))
-    capacity = {name: maps[f"ew_{name}"].info.max_entries for name in ("services", "ranges", "backends", "lut")}
-    return EdgeState(config, entries, backends, endpoints, lut, capacity, read_filters(maps))
+    capacity = {name: maps[f"ew_{name}"].info.max_entries for name in CAPACITIES}
+    return EdgeState(config, entries, backends, workers, endpoints, lut, capacity)

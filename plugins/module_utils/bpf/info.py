@@ -15,7 +15,6 @@ from typing import Any
 
 from ansible_collections.edgewire.fleet.plugins.module_utils.bpf import (
     edge_state,
-    filters,
     layout,
     libbpf,
     map_io,
@@ -78,6 +77,12 @@ def _claims(state: edge_state.EdgeState) -> Iterable[tuple[edge_state.Claim, Map
         yield (vip, first, last), record
 
 
+def _worker_state(worker: Mapping[str, Any] | None) -> str:
+    """Whether a backend's worker lives; "unknown" is one that is not in the maps, for which packets are dropped."""
+    states = {layout.WORKER_LIVE: "live", layout.WORKER_DEAD: "dead"}
+    return states.get(worker["state"], "unknown") if worker else "unknown"
+
+
 def _edge_info(maps: map_io.Maps) -> dict[str, Any]:
     state, names = edge_state.read(maps), _names()
     counters = map_io.counters_of(maps, "ew_stats", state.backends)
@@ -92,8 +97,9 @@ def _edge_info(maps: map_io.Maps) -> dict[str, Any]:
         backends = [
             {
                 "endpoint_id": backend["endpoint_id"],
-                "worker": names["hosts"].get(backend["worker_relay"]),
-                "worker_relay_address": backend["worker_relay"],
+                "worker": names["hosts"].get(state.relay_of(backend)),
+                "worker_relay_address": state.relay_of(backend),
+                "state": _worker_state(state.workers.get(backend["worker"])),
                 "share": round(share[backend["endpoint_id"]] / max(len(table), 1), 4),
             }
             for backend in backends_of[vip, port, last_port]
@@ -106,7 +112,6 @@ def _edge_info(maps: map_io.Maps) -> dict[str, Any]:
                 "protocol": "udp",
                 "affinity": "client" if service["flags"] & layout.SERVICE_AFFINITY_CLIENT else "flow",
                 "table_size": len(table),
-                "filter": _filter_info(maps, state.filters, service["filter"]),
                 "backends": sorted(backends, key=lambda b: (b["worker"] or "", b["endpoint_id"])),
                 "counters": total_of(
                     [retired.of(service["retired_index"])]
@@ -121,18 +126,6 @@ def _edge_info(maps: map_io.Maps) -> dict[str, Any]:
         "wireguard_interface": _interface(state.config["wireguard_ifindex"]),
         "services": services,
     }
-
-
-def _filter_info(maps: map_io.Maps, state: filters.FilterState, index: int) -> dict[str, Any] | None:
-    """A filter in the inventory's words, and how many packets it refused, by reason; None where there is none."""
-    record = state.filters.get(index)
-    if record is None:
-        return None
-    cpus = libbpf.possible_cpus()
-    _, values = maps["ew_filtered"].read(limit=index + 1)
-    rows = list(layout.FILTERED.iter_unpack(values))[index * cpus :]
-    refused = {name: sum(row[name] for row in rows) for name, _ in layout.FILTERED.fields}
-    return {**filters.describe(record, state.lists.get(record["sources"])), "refused": refused}
 
 
 def _order(claim: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -153,6 +146,7 @@ def _worker_info(maps: map_io.Maps) -> dict[str, Any]:
             "protocol": "udp",
             "container_address": endpoint["container"],
             "container_port": endpoint["container_port"],
+            "reply": "direct" if endpoint["flags"] & layout.ENDPOINT_DIRECT else "edge",
             "counters": counters.of(endpoint["stats_index"]),
         }
         for endpoint_id, endpoint in sorted(
@@ -164,6 +158,7 @@ def _worker_info(maps: map_io.Maps) -> dict[str, Any]:
         "relay_address_ipv6": state.config["relay6"],
         "wireguard_interface": _interface(state.config["wireguard_ifindex"]),
         "container_interface": _interface(state.config["container_ifindex"]),
+        "uplink": _interface(state.config["uplink_ifindex"]),
         "edges": [{"name": names["hosts"].get(relay), "relay_address": relay} for relay in sorted(state.edges)],
         "endpoints": endpoints,
     }

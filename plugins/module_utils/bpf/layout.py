@@ -18,12 +18,11 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 Role = Literal["edge", "worker"]
-FieldKind = Literal["ipv4", "ipv6", "address", "be16", "be32", "u16", "u32", "u64", "hash"]
+FieldKind = Literal["ipv4", "address", "be16", "be32", "u16", "u32", "u64", "hash"]
 
 # Format for `struct`, and the conversions between what the map holds and what people read.
 _FORMATS = {
     "ipv4": "4s",
-    "ipv6": "16s",
     "address": "16s",
     "be16": "2s",
     "be32": "4s",
@@ -41,8 +40,6 @@ _V4_MAPPED = bytes(10) + b"\xff\xff"
 def _encode(kind: str, value: Any) -> Any:
     if kind == "ipv4":
         return socket.inet_aton(value or "0.0.0.0")
-    if kind == "ipv6":
-        return socket.inet_pton(socket.AF_INET6, value or "::")
     if kind == "address":
         if not value:
             return bytes(16)
@@ -57,8 +54,6 @@ def _encode(kind: str, value: Any) -> Any:
 def _decode(kind: str, value: Any) -> Any:
     if kind == "ipv4":
         return socket.inet_ntoa(value)
-    if kind == "ipv6":
-        return socket.inet_ntop(socket.AF_INET6, value)
     if kind == "address":
         if value.startswith(_V4_MAPPED):
             return socket.inet_ntoa(value[12:])
@@ -84,6 +79,11 @@ class Record:
     def size(self) -> int:
         """Bytes of one record."""
         return self.codec.size
+
+    def offset(self, field: str) -> int:
+        """Bytes in front of a field."""
+        names = [name for name, _ in self.fields]
+        return struct.calcsize("=" + "".join(_FORMATS[kind] for _, kind in self.fields[: names.index(field)]))
 
     def pack(self, values: Mapping[str, Any]) -> bytes:
         """One record as bytes; a field that is not given is 0."""
@@ -125,42 +125,30 @@ SERVICE_KEY = Record("service_key", (("vip", "ipv4"), ("port", "be16"), ("zero",
 SERVICE6_KEY = Record("service6_key", (("vip", "address"), ("port", "be16"), ("zero", "u16")))
 RANGE_KEY = Record("range_key", (("prefix_bits", "u32"), ("vip", "ipv4"), ("port", "be16"), ("zero", "u16")))
 RANGE6_KEY = Record("range6_key", (("prefix_bits", "u32"), ("vip", "address"), ("port", "be16"), ("zero", "u16")))
-SERVICE = Record(
-    "service",
-    (("lut_offset", "u32"), ("lut_size", "u32"), ("retired_index", "u32"), ("flags", "u32"), ("filter", "u32")),
-)
+SERVICE = Record("service", (("lut_offset", "u32"), ("lut_size", "u32"), ("retired_index", "u32"), ("flags", "u32")))
 SERVICE_AFFINITY_CLIENT = 1
 BACKEND = Record(
     "backend",
     (
         ("endpoint_id", "be32"),
         ("stats_index", "u32"),
-        ("worker_relay", "address"),
-        ("vip", "address"),
+        ("worker", "u32"),
         ("port", "be16"),
         ("last_port", "be16"),
+        ("vip", "address"),
     ),
 )
-FILTER = Record(
-    "filter",
-    (
-        ("interval", "u64"),
-        ("tolerance", "u64"),
-        ("source_interval", "u64"),
-        ("source_tolerance", "u64"),
-        ("sources", "be32"),
-        ("flags", "u32"),
-    ),
-)
-FILTER_ADMITS = 1
-FILTERED = Record("filtered", (("source_denied", "u64"), ("source_rate", "u64"), ("service_rate", "u64")))
-SOURCE_KEY = Record("source_key", (("prefix_bits", "u32"), ("list", "be32"), ("network", "ipv4")))
-SOURCE6_KEY = Record("source6_key", (("prefix_bits", "u32"), ("list", "be32"), ("network", "ipv6")))
-SOURCE_DENIED, SOURCE_ALLOWED = 0, 1
-SOURCE_RATE_KEY = Record("source_rate_key", (("filter", "u32"), ("version", "u32"), ("network", "u64")))
+WORKER = Record("worker", (("relay", "address"), ("relay6", "address"), ("state", "u32")))
+WORKER_LIVE, WORKER_DEAD = 1, 2
 WORKER_CONFIG = Record(
     "worker_config",
-    (("relay", "address"), ("relay6", "address"), ("wireguard_ifindex", "u32"), ("container_ifindex", "u32")),
+    (
+        ("relay", "address"),
+        ("relay6", "address"),
+        ("wireguard_ifindex", "u32"),
+        ("container_ifindex", "u32"),
+        ("uplink_ifindex", "u32"),
+    ),
 )
 ENDPOINT = Record(
     "endpoint",
@@ -170,10 +158,11 @@ ENDPOINT = Record(
         ("port", "be16"),
         ("last_port", "be16"),
         ("container_port", "be16"),
-        ("zero", "u16"),
+        ("flags", "u16"),
         ("stats_index", "u32"),
     ),
 )
+ENDPOINT_DIRECT = 1
 FLOW_KEY = Record(
     "flow_key",
     (("container", "address"), ("client", "address"), ("container_port", "be16"), ("client_port", "be16")),
@@ -186,7 +175,7 @@ FLOW = Record(
         ("endpoint_id", "be32"),
         ("stats_index", "u32"),
         ("port", "be16"),
-        ("zero", "u16"),
+        ("flags", "u16"),
     ),
 )
 
@@ -198,6 +187,7 @@ DROP_REASONS: dict[str, str] = {
     "ttl_expired": "time to live used up",
     "options_too_long": "no room for the relay option behind the packet's own IP options",
     "no_backend": "the service has no live backend",
+    "unknown_worker": "the backend's worker is not known here",
     "no_headroom": "the driver left no room to grow the packet",
     "no_metadata": "the driver has no room for XDP metadata",
     "not_configured": "the program's own configuration is not written yet",
@@ -208,9 +198,6 @@ DROP_REASONS: dict[str, str] = {
     "wrong_worker": "a reply from a worker that does not have the endpoint",
     "wrong_port": "a reply from a port that the endpoint does not have",
     "rewrite_failed": "the kernel refused to change the packet",
-    "source_denied": "the service's list of sources does not let the client in",
-    "source_rate": "the client sends more packets than the service takes from one source",
-    "service_rate": "more packets than the service takes in all",
 }
 
 # enum bpf_map_type (linux/bpf.h)
@@ -233,19 +220,16 @@ class Capacity:
     """How many entries the maps hold; fixed when the programs are loaded.
 
     ``services`` counts VIP × port pairs of one family, ``ranges`` the prefixes that ranges of ports make (at most 30
-    each), ``backends`` endpoints, ``lut`` slots of all services' Maglev tables
-    together, ``filters`` services with a filter (one less), ``sources`` the networks of one family in all lists, where
-    a list that changes needs room beside the old one, ``rated_sources`` the clients of services with a rate per source
-    that are told apart, ``edges`` the edges a worker knows, ``flows`` the flows whose way back a worker remembers.
+    each), ``backends`` endpoints, ``lut`` slots of all services' Maglev tables together, ``workers`` the workers an
+    edge knows, ``edges`` the relay addresses of edges that a worker knows, ``flows`` the flows whose way back a worker
+    remembers.
     """
 
     services: int = 16_384
     ranges: int = 16_384
     backends: int = 65_536
     lut: int = 4_194_304
-    filters: int = 4_096
-    sources: int = 1_048_576
-    rated_sources: int = 131_072
+    workers: int = 4_096
     edges: int = 4_096
     flows: int = 262_144
 
@@ -270,14 +254,9 @@ MAPS: dict[str, tuple[MapSpec, ...]] = {
         MapSpec("ew_ranges6", "lpm_trie", RANGE6_KEY, SERVICE, "ranges"),
         MapSpec("ew_lut", "array", U32, U32, "lut"),
         MapSpec("ew_backends", "array", U32, BACKEND, "backends"),
+        MapSpec("ew_workers", "array", U32, WORKER, "workers"),
         MapSpec("ew_endpoints", "hash", BE32, U32, "backends"),
         MapSpec("ew_retired", "array", U32, STATS, "backends"),
-        MapSpec("ew_filters", "array", U32, FILTER, "filters"),
-        MapSpec("ew_filtered", "percpu_array", U32, FILTERED, "filters"),
-        MapSpec("ew_sources", "lpm_trie", SOURCE_KEY, U32, "sources"),
-        MapSpec("ew_sources6", "lpm_trie", SOURCE6_KEY, U32, "sources"),
-        MapSpec("ew_buckets", "array", U32, U64, "filters"),
-        MapSpec("ew_source_buckets", "lru_hash", SOURCE_RATE_KEY, U64, "rated_sources"),
     ),
     "worker": (
         *_COMMON,
@@ -303,12 +282,11 @@ def assertions(role: str) -> str:
     lines = []
     for record in _records(role):
         lines.append(f'_Static_assert(sizeof(struct {record.name}) == {record.size}, "size of {record.name}");')
-        offset = 0
-        for name, kind in record.fields:
+        for name, _ in record.fields:
+            offset = record.offset(name)
             lines.append(
                 f'_Static_assert(__builtin_offsetof(struct {record.name}, {name}) == {offset}, "{record.name}.{name}");'
             )
-            offset += struct.calcsize("=" + _FORMATS[kind])
     for number, reason in enumerate(DROP_REASONS):
         lines.append(f'_Static_assert(DROP_{reason.upper()} == {number}, "drop reason {reason}");')
     lines.append(f'_Static_assert(DROP_REASONS == {len(DROP_REASONS)}, "number of drop reasons");')
@@ -319,5 +297,5 @@ def schema_hash(role: str) -> bytes:
     """SHA-256 over the role's maps and records: equal exactly where map contents can be carried over."""
     schema = [[spec.name, spec.type, asdict(spec.key), asdict(spec.value), spec.max_entries] for spec in MAPS[role]]
     # What numbers in the maps mean is part of it: reasons by position, flags by value.
-    meanings = [list(DROP_REASONS), EDGE_HAS_RANGES, SERVICE_AFFINITY_CLIENT, FILTER_ADMITS, SOURCE_ALLOWED]
+    meanings = [list(DROP_REASONS), EDGE_HAS_RANGES, SERVICE_AFFINITY_CLIENT, WORKER_LIVE, WORKER_DEAD, ENDPOINT_DIRECT]
     return hashlib.sha256(json.dumps([schema, meanings], sort_keys=True).encode()).digest()

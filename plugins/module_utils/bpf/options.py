@@ -53,9 +53,7 @@ def _listed(**options: dict[str, Any]) -> dict[str, Any]:
 
 _STR: dict[str, Any] = {"type": "str", "required": True}
 _INT: dict[str, Any] = {"type": "int", "required": True}
-_COUNT: dict[str, Any] = {"type": "int"}
-_NETWORKS: dict[str, Any] = {"type": "list", "elements": "str", "default": []}
-_HOSTS = _listed(name=_STR, relay_address=_STR, relay_address_ipv6={"type": "str"})
+_HOST: dict[str, Any] = {"name": _STR, "relay_address": _STR, "relay_address_ipv6": {"type": "str"}}
 
 # The options of forwarder_map: a plan's ``edge`` or ``worker`` object, flat.
 CONTENTS_SPEC: dict[str, Any] = {
@@ -65,7 +63,7 @@ CONTENTS_SPEC: dict[str, Any] = {
     "wireguard_interface": {"type": "str", "default": "wg0"},
     "uplink": {"type": "str", "default": "eth0"},
     "container_interface": {"type": "str", "default": "podman0"},
-    "workers": _HOSTS,
+    "workers": _listed(**_HOST, state={"type": "str", "choices": ["live", "dead"], "default": "live"}),
     "services": _listed(
         name=_STR,
         vip=_STR,
@@ -74,16 +72,7 @@ CONTENTS_SPEC: dict[str, Any] = {
         affinity={"type": "str", "choices": ["flow", "client"], "default": "flow"},
         backends=_listed(endpoint_id=_INT, worker=_STR, weight={"type": "int", "default": 1}),
     ),
-    "filters": _listed(
-        service=_STR,
-        allow=_NETWORKS,
-        deny=_NETWORKS,
-        packets_per_second=_COUNT,
-        burst=_COUNT,
-        per_source_packets_per_second=_COUNT,
-        per_source_burst=_COUNT,
-    ),
-    "edges": _HOSTS,
+    "edges": _listed(**_HOST),
     "endpoints": _listed(
         endpoint_id=_INT,
         service=_STR,
@@ -92,5 +81,6 @@ CONTENTS_SPEC: dict[str, Any] = {
         last_port={"type": "int"},
         container_address=_STR,
         container_port=_INT,
+        reply={"type": "str", "choices": ["edge", "direct"], "default": "edge"},
     ),
 }

@@ -20,7 +20,8 @@ from ansible_collections.edgewire.fleet.plugins.module_utils.steps import Step, 
 class EndpointWanted:
     """One container endpoint of this worker, and the VIP and ports that it answers for.
 
-    ``container_port`` is where the first port goes; the others follow.
+    ``container_port`` is where the first port goes; the others follow. ``direct``: replies leave through this
+    worker's own uplink.
     """
 
     endpoint_id: int
@@ -30,17 +31,27 @@ class EndpointWanted:
     last_port: int
     container_address: str
     container_port: int
+    direct: bool = False
+
+    @property
+    def flags(self) -> int:
+        """The endpoint's flags in its map entry."""
+        return layout.ENDPOINT_DIRECT if self.direct else 0
 
 
 @dataclass(frozen=True)
 class WorkerWanted:
-    """Everything a worker's maps shall say. ``edges`` maps an edge's name to its relay addresses."""
+    """Everything a worker's maps shall say. ``edges`` maps an edge's name to its relay addresses.
+
+    ``uplink_ifindex`` is where direct replies leave; 0 where there is no such interface.
+    """
 
     relays: Relays
     wireguard_ifindex: int
     container_ifindex: int
     edges: Mapping[str, Relays]
     endpoints: tuple[EndpointWanted, ...]
+    uplink_ifindex: int = 0
 
     @property
     def config(self) -> dict[str, Any]:
@@ -50,6 +61,7 @@ class WorkerWanted:
             "relay6": self.relays.ipv6,
             "wireguard_ifindex": self.wireguard_ifindex,
             "container_ifindex": self.container_ifindex,
+            "uplink_ifindex": self.uplink_ifindex,
         }
 
     @property
@@ -69,7 +81,7 @@ class WorkerState:
 
 
 EMPTY = WorkerState(
-    {"relay": "", "relay6": "", "wireguard_ifindex": 0, "container_ifindex": 0},
+    {"relay": "", "relay6": "", "wireguard_ifindex": 0, "container_ifindex": 0, "uplink_ifindex": 0},
     frozenset(),
     {},
     asdict(layout.Capacity()),
@@ -98,6 +110,7 @@ def endpoint_words(endpoint: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "service": claim_text(endpoint["vip"], endpoint["port"], endpoint["last_port"]),
         "container": f"{endpoint['container']} port {endpoint['container_port']}",
+        **({"reply": "direct"} if endpoint["flags"] & layout.ENDPOINT_DIRECT else {}),
     }
 
 
@@ -157,6 +170,7 @@ def _plan_endpoints(
             "port": endpoint.port,
             "last_port": endpoint.last_port,
             "container_port": endpoint.container_port,
+            "flags": endpoint.flags,
             "stats_index": index,
         }
         if found != record:
@@ -164,7 +178,7 @@ def _plan_endpoints(
             entries.append(("ew_endpoints", key, layout.ENDPOINT.pack(record)))
             before = endpoint_words(found) if found else None
             after = endpoint_words(record)
-            if before == after:  # only the counter differs, which has no name outside this box
+            if before == after:  # only the counter or an unknown flag differs, which have no name outside this box
                 before = {**after, "counter": "another endpoint's"}
             name = f"{endpoint.service} ({endpoint.endpoint_id})"
             steps.append(make_step("endpoint", name, before, after))

@@ -8,6 +8,7 @@ and shared, so a plan is small until it is written out.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv6Address
@@ -16,9 +17,9 @@ from typing import Any
 from ansible_collections.edgewire.fleet.plugins.module_utils.plan.checks import check_public_keys
 from ansible_collections.edgewire.fleet.plugins.module_utils.plan.endpoints import (
     Endpoint,
+    EndpointKey,
     endpoints_of,
 )
-from ansible_collections.edgewire.fleet.plugins.module_utils.plan.filters import Filter
 from ansible_collections.edgewire.fleet.plugins.module_utils.plan.inventory import (
     Fleet,
     Host,
@@ -26,7 +27,6 @@ from ansible_collections.edgewire.fleet.plugins.module_utils.plan.inventory impo
 )
 from ansible_collections.edgewire.fleet.plugins.module_utils.plan.model import (
     SCHEMA,
-    EdgeFilter,
     EdgePlan,
     EdgeService,
     HostPlan,
@@ -40,9 +40,8 @@ from ansible_collections.edgewire.fleet.plugins.module_utils.plan.model import (
     WorkerEndpoint,
     WorkerPlan,
 )
-from ansible_collections.edgewire.fleet.plugins.module_utils.plan.ports import PortRange
+from ansible_collections.edgewire.fleet.plugins.module_utils.plan.ports import PortRange, overlaps
 from ansible_collections.edgewire.fleet.plugins.module_utils.plan.problems import Problems
-from ansible_collections.edgewire.fleet.plugins.module_utils.plan.services import Service
 
 KEY_DIRECTORY = "/etc/edgewire/wireguard"
 
@@ -85,12 +84,14 @@ def build(fleet: Fleet, public_keys: Mapping[str, str], *, predict: bool = False
     unreachable = frozenset() if predict else frozenset(missing)
     endpoints = endpoints_of(fleet.services)
     services = _edge_services(endpoints, unreachable)
-    filters = _edge_filters(fleet.services)
     by_worker: dict[str, list[WorkerEndpoint]] = {host.name: [] for host in fleet.workers}
     for endpoint in endpoints:
         by_worker[endpoint.key.worker].append(_worker_endpoint(endpoint))
 
-    workers = _relay_hosts(fleet.workers)
+    workers = tuple(
+        dataclasses.replace(worker, state="dead") if host.settings.worker_state == "dead" else worker
+        for host, worker in zip(fleet.workers, _relay_hosts(fleet.workers), strict=True)
+    )
     edges = _relay_hosts(fleet.edges)
     peers_of_edge = _peer_source(fleet.workers, fleet.preshared, public_keys, predict)
     peers_of_worker = _peer_source(fleet.edges, fleet.preshared, public_keys, predict)
@@ -106,13 +107,13 @@ def build(fleet: Fleet, public_keys: Mapping[str, str], *, predict: bool = False
             relay_address_ipv6=host.addresses.relay_ipv6,
             workers=workers,
             services=services,
-            filters=filters,
         )
         wireguard = _wireguard(host, peers_of_edge(settings.keepalive))
         plans.append(HostPlan(SCHEMA, host.name, wireguard, routes.of(host), edge=edge))
     for host in fleet.workers:
         settings = host.settings
         worker = WorkerPlan(
+            uplink=settings.uplink,
             container_interface=settings.container_interface,
             wireguard_interface=settings.wireguard_interface,
             relay_address=host.addresses.relay_ipv4,
@@ -123,7 +124,9 @@ def build(fleet: Fleet, public_keys: Mapping[str, str], *, predict: bool = False
         wireguard = _wireguard(host, peers_of_worker(settings.keepalive))
         plans.append(HostPlan(SCHEMA, host.name, wireguard, routes.of(host), worker=worker))
     plans.sort(key=lambda plan: plan.host)
-    warnings = [*fleet.warnings, *_key_warnings(missing, services, predict)]
+    dead = frozenset(host.name for host in fleet.workers if host.settings.worker_state == "dead")
+    warnings = [*fleet.warnings, *_key_warnings(missing, services, predict), *_dead_warnings(dead, services)]
+    warnings += _shared_port_warnings(endpoints)
     return FleetPlan(tuple(plans), tuple(missing), tuple(warnings))
 
 
@@ -212,30 +215,13 @@ def _edge_services(endpoints: Sequence[Endpoint], unreachable: frozenset[str]) -
     grouped: dict[tuple[str, str, int, int, str], list[ServiceBackend]] = {}
     for endpoint in endpoints:
         key = endpoint.key
-        weight = 0 if key.worker in unreachable else endpoint.weight
+        weight = 0 if key.worker in unreachable else endpoint.share
         backend = ServiceBackend(endpoint.id, key.worker, weight)
         service = (key.service, key.vip, key.port, key.last_port, endpoint.affinity)
         grouped.setdefault(service, []).append(backend)
     return tuple(
         EdgeService(*service, tuple(sorted(backends, key=lambda item: item.endpoint_id)))
         for service, backends in sorted(grouped.items())
-    )
-
-
-def _edge_filters(services: Sequence[Service]) -> tuple[EdgeFilter, ...]:
-    return tuple(_edge_filter(service.name, service.filter) for service in services if service.filter)
-
-
-def _edge_filter(name: str, wanted: Filter) -> EdgeFilter:
-    limit, source_limit = wanted.limit, wanted.source_limit
-    return EdgeFilter(
-        service=name,
-        allow=tuple(map(str, wanted.allow)),
-        deny=tuple(map(str, wanted.deny)),
-        packets_per_second=limit.packets_per_second if limit else None,
-        burst=limit.burst if limit else None,
-        per_source_packets_per_second=source_limit.packets_per_second if source_limit else None,
-        per_source_burst=source_limit.burst if source_limit else None,
     )
 
 
@@ -249,25 +235,56 @@ def _worker_endpoint(endpoint: Endpoint) -> WorkerEndpoint:
         last_port=key.last_port,
         container_address=key.container_address,
         container_port=key.container_port,
+        reply="direct" if endpoint.reply == "direct" else None,
     )
 
 
 def _key_warnings(missing: Sequence[str], services: Sequence[EdgeService], predict: bool) -> list[str]:
     if not missing:
         return []
-    names = ", ".join(missing[:8]) + (f" and {len(missing) - 8} more" if len(missing) > 8 else "")
+    names = _shown(missing)
     if predict:
         return [f"no public key is known yet for {names}: shown as peers with public_key null"]
     warnings = [
         f"no public key is known for {names}: left out as peers, and their backends get no flows,"
         " until a run reaches them"
     ]
-    dead = [
-        f"{service.name} ({service.vip} port {PortRange(service.port, service.last_port)})"
-        for service in services
-        if not any(backend.weight for backend in service.backends)
-    ]
-    if dead:
-        shown = ", ".join(dead[:8]) + (f" and {len(dead) - 8} more" if len(dead) > 8 else "")
-        warnings.append(f"no worker with a known key serves {shown}")
+    unserved = [_named(service) for service in services if not any(backend.weight for backend in service.backends)]
+    if unserved:
+        warnings.append(f"no worker with a known key serves {_shown(unserved)}")
     return warnings
+
+
+def _dead_warnings(dead: frozenset[str], services: Sequence[EdgeService]) -> list[str]:
+    """Not an error: whoever marks a worker dead wants its packets gone from it, whatever else is true."""
+    unserved = []
+    for service in services:
+        workers = {backend.worker for backend in service.backends if backend.weight}
+        if workers and workers <= dead:
+            unserved.append(_named(service))
+    return [f"every worker that serves {_shown(unserved)} is marked dead: its packets are dropped"] if unserved else []
+
+
+def _shared_port_warnings(endpoints: Sequence[Endpoint]) -> list[str]:
+    """Containers' ports that answer for several VIPs or ports: return flows do not tell those apart."""
+    claims: dict[tuple[str, str], list[tuple[PortRange, EndpointKey]]] = {}
+    for endpoint in endpoints:
+        key = endpoint.key
+        ports = PortRange(key.container_port, key.container_port + key.last_port - key.port)
+        claims.setdefault((key.worker, key.container_address), []).append((ports, key))
+    services = sorted({pair[1].service for claimed in claims.values() for both in overlaps(claimed) for pair in both})
+    if not services:
+        return []
+    return [
+        f"several VIPs or ports lead to one port of a container of {_shown(services)}: a client that uses two of them"
+        " from one socket gets all replies from one"
+    ]
+
+
+def _named(service: EdgeService) -> str:
+    return f"{service.name} ({service.vip} port {PortRange(service.port, service.last_port)})"
+
+
+def _shown(names: Sequence[str]) -> str:
+    """The first few of the names."""
+    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")

@@ -35,19 +35,18 @@ class EndpointKey(NamedTuple):
 
 @dataclass(frozen=True)
 class Endpoint:
-    """An endpoint with its id, and what the inventory says of its weight and its service's
-    affinity.
-    """
+    """An endpoint with its id, its share of the service's new flows, and the service's options."""
 
     id: int
     key: EndpointKey
-    weight: int
+    share: int
     affinity: str
+    reply: str
 
 
 def endpoints_of(services: Iterable[Service]) -> list[Endpoint]:
     """Every endpoint of the services, sorted by its key."""
-    found: dict[EndpointKey, tuple[int, str]] = {}
+    found: dict[EndpointKey, tuple[int, str, str]] = {}
     for service in services:
         for vip in service.vips:
             for backend in service.backends:
@@ -63,7 +62,7 @@ def endpoints_of(services: Iterable[Service]) -> list[Endpoint]:
                         container_port=container_ports.first,
                         last_port=ports.last,
                     )
-                    found[key] = (backend.weight, service.affinity)
+                    found[key] = (backend.share, service.affinity, service.reply)
     ids = assign_endpoint_ids(found)
     return [Endpoint(ids[key], key, *found[key]) for key in sorted(found)]
 

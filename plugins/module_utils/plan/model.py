@@ -77,11 +77,14 @@ class RoutesPlan:
 
 @dataclass(frozen=True)
 class RelayHost:
-    """A box at the other end of the relay, and the relay addresses by which it is known."""
+    """A box at the other end of the relay, and the relay addresses by which it is known; ``state``
+    is "dead" for a worker whose backends are to be passed by.
+    """
 
     name: str
     relay_address: str
     relay_address_ipv6: str
+    state: str | None = None
 
 
 @dataclass(frozen=True)
@@ -110,22 +113,6 @@ class EdgeService:
 
 
 @dataclass(frozen=True)
-class EdgeFilter:
-    """Who may send to a service, and how many packets a second and at once, of all sources together and of each.
-
-    ``service`` is the name of services; None is no limit.
-    """
-
-    service: str
-    allow: tuple[str, ...]
-    deny: tuple[str, ...]
-    packets_per_second: int | None = None
-    burst: int | None = None
-    per_source_packets_per_second: int | None = None
-    per_source_burst: int | None = None
-
-
-@dataclass(frozen=True)
 class EdgePlan:
     """What an edge's programs and maps hold."""
 
@@ -136,7 +123,6 @@ class EdgePlan:
     relay_address_ipv6: str
     workers: tuple[RelayHost, ...]
     services: tuple[EdgeService, ...]
-    filters: tuple[EdgeFilter, ...]
 
 
 @dataclass(frozen=True)
@@ -144,7 +130,8 @@ class WorkerEndpoint:
     """One VIP x port or port range x container of this worker.
 
     Port p of ``port`` to ``last_port`` is the container's ``container_port`` + p - ``port``. The
-    two addresses are of one family.
+    two addresses are of one family. ``reply`` is "direct" where replies leave through the worker's
+    own uplink.
     """
 
     endpoint_id: int
@@ -154,12 +141,14 @@ class WorkerEndpoint:
     last_port: int
     container_address: str
     container_port: int
+    reply: str | None = None
 
 
 @dataclass(frozen=True)
 class WorkerPlan:
-    """What a worker's programs and maps hold."""
+    """What a worker's programs and maps hold; ``uplink`` is where direct replies leave."""
 
+    uplink: str
     container_interface: str
     wireguard_interface: str
     relay_address: str

@@ -11,7 +11,6 @@ from typing import Any, TypeVar
 
 from ansible_collections.edgewire.fleet.plugins.module_utils.plan import convert
 from ansible_collections.edgewire.fleet.plugins.module_utils.plan.convert import Address
-from ansible_collections.edgewire.fleet.plugins.module_utils.plan.filters import Filter, parse_filter
 from ansible_collections.edgewire.fleet.plugins.module_utils.plan.ports import (
     PortRange,
     mapped,
@@ -21,11 +20,13 @@ from ansible_collections.edgewire.fleet.plugins.module_utils.plan.ports import (
 from ansible_collections.edgewire.fleet.plugins.module_utils.plan.problems import Problems
 
 VARIABLE = "edgewire_services"
-_SERVICE_KEYS = frozenset({"name", "vips", "ports", "affinity", "sources", "limits", "backends"})
-_BACKEND_KEYS = frozenset({"worker", "address", "address_ipv6", "port", "weight"})
+_SERVICE_KEYS = frozenset({"name", "vips", "ports", "affinity", "reply", "backends"})
+_BACKEND_KEYS = frozenset({"worker", "address", "address_ipv6", "port", "weight", "state"})
 # The key that bears the container's address of each family.
 _ADDRESS_KEYS: Mapping[int, str] = {4: "address", 6: "address_ipv6"}
 _affinity = convert.choice(("flow", "client"))
+_reply = convert.choice(("edge", "direct"))
+_state = convert.choice(("live", "dead"))
 # A table has 65,521 slots at most, so finer shares than these would not show.
 _weight = convert.integer(0, 65535)
 
@@ -34,7 +35,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Backend:
-    """One container on one worker; weight 0 drains.
+    """One container on one worker; weight 0 drains, and one that is dead gets nothing at all.
 
     It has an address of each family that the service's VIPs have. ``ports`` are its ports for each
     of the service's.
@@ -45,6 +46,12 @@ class Backend:
     address_ipv6: IPv6Address | None
     ports: Mapping[PortRange, PortRange]
     weight: int
+    state: str
+
+    @property
+    def share(self) -> int:
+        """Its weight among those that new flows go to."""
+        return self.weight if self.state == "live" else 0
 
     def address_for(self, vip: Address) -> Address | None:
         """The container's address of the VIP's family."""
@@ -67,7 +74,7 @@ class Service:
     ports: tuple[PortRange, ...]
     affinity: str
     backends: tuple[Backend, ...]
-    filter: Filter
+    reply: str = "edge"
 
 
 def parse_services(raw: object, workers: Collection[str], problems: Problems) -> list[Service]:
@@ -109,14 +116,15 @@ def _parse_service(number: int, item: Mapping[str, Any], workers: Collection[str
     ports = sorted(_parse_list(raw_ports, "ports", port_range, subject, problems))
     for (one, _), (other, _) in overlaps((item, None) for item in ports):
         problems.add(subject, "ports", f"{one} and {other} overlap")
-    affinity = "flow"
-    if item.get("affinity") is not None:
-        try:
-            affinity = _affinity(item["affinity"])
-        except ValueError as error:
-            problems.add(subject, "affinity", str(error))
+    options = {"affinity": "flow", "reply": "edge"}
+    for key, converter in (("affinity", _affinity), ("reply", _reply)):
+        if item.get(key) is not None:
+            try:
+                options[key] = converter(item[key])
+            except ValueError as error:
+                problems.add(subject, key, str(error))
     backends = _parse_backends(item.get("backends"), vips, ports, workers, subject, problems)
-    return Service(name, tuple(vips), tuple(ports), affinity, tuple(backends), parse_filter(item, subject, problems))
+    return Service(name, tuple(vips), tuple(ports), options["affinity"], tuple(backends), options["reply"])
 
 
 def _parse_list(
@@ -165,8 +173,8 @@ def _parse_backends(
         if backend is not None:
             backends[number] = backend
     _check_backends(backends, subject, problems)
-    if len(backends) == len(raw) and not any(item.weight for item in backends.values()):
-        problems.add(subject, "backends", "no live backend: every weight is 0")
+    if len(backends) == len(raw) and not any(item.share for item in backends.values()):
+        problems.add(subject, "backends", "no live backend: every weight is 0, or its backend is dead")
     return list(backends.values())
 
 
@@ -199,7 +207,8 @@ def _parse_backend(
     address_ipv6 = read("address_ipv6", convert.ipv6_address, None)
     container_ports = read("port", lambda value: mapped(list(same_ports), port_range(value)), same_ports)
     weight = read("weight", _weight, 1)
-    backend = Backend(str(worker), address, address_ipv6, container_ports, weight)
+    state = read("state", _state, "live")
+    backend = Backend(str(worker), address, address_ipv6, container_ports, weight, state)
     if bad.isdisjoint(_ADDRESS_KEYS.values()) and not _serves_every_family(backend, vips, where, problems):
         bad.add("address")
     return None if bad else backend

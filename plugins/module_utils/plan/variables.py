@@ -66,6 +66,7 @@ HOST_VARIABLES: Mapping[str, Variable] = {
     "edgewire_uplink": Variable("eth0", convert.interface),
     "edgewire_xdp_mode": Variable("native", convert.choice(("native", "generic"))),
     "edgewire_container_interface": Variable("podman0", convert.interface),
+    "edgewire_worker_state": Variable("live", convert.choice(("live", "dead"))),
     "edgewire_wireguard_interface": Variable("wg0", convert.interface),
     "edgewire_wireguard_mtu": Variable(
         1420, convert.integer(SMALLEST_MTU, 65455, "(1280 for IPv6 and 24 for the relay header)")
@@ -86,7 +87,6 @@ FLEET_VARIABLES: Mapping[str, Variable] = {
     "edgewire_relay_ipv4": Variable("100.96.0.0/11", convert.ipv4_network),
     "edgewire_relay_ipv6": Variable("fd65:6467:6577:1::/64", convert.ipv6_network),
     "edgewire_services": Variable((), lambda value: value),
-    "edgewire_deny_sources": Variable((), lambda value: value),
 }
 
 
@@ -106,6 +106,7 @@ class HostSettings:
     uplink: str
     xdp_mode: str
     container_interface: str
+    worker_state: str
     wireguard_interface: str
     wireguard_mtu: int
     wireguard_transport: str
