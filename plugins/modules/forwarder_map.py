@@ -181,6 +181,7 @@ options:
         default: edge
 seealso:
   - module: edgewire.fleet.forwarder_map_info
+  - module: edgewire.fleet.forwarder_stats_info
 author:
   - The edgewire.fleet contributors (@edgewire)
 """

@@ -9,8 +9,8 @@ module: forwarder_map_info
 short_description: Show what the forwarder's maps say
 version_added: 0.1.0
 description:
-  - Reads the maps of the programs that run on this host and shows services, backends, endpoints, counters and drops in
-    addresses, ports and names.
+  - Reads the maps of the programs that run on this host and shows services, backends and endpoints in addresses,
+    ports and names. What they counted is in M(edgewire.fleet.forwarder_stats_info).
   - Everything but names comes from the kernel. Names are those of the plan that the host was last given; what that does not
     know has none.
 requirements:
@@ -29,6 +29,7 @@ attributes:
 options: {}
 seealso:
   - module: edgewire.fleet.forwarder_map
+  - module: edgewire.fleet.forwarder_stats_info
 author:
   - The edgewire.fleet contributors (@edgewire)
 """
@@ -61,8 +62,6 @@ edge:
         table_size: 4093
         backends:
           - {worker: worker1, worker_relay_address: 100.96.0.3, state: live, endpoint_id: 2771406, share: 0.5005}
-        counters: {in_packets: 12, in_bytes: 816, out_packets: 12, out_bytes: 1104}
-    drops: {ttl_expired: 1}
 worker:
   description: The worker's maps; null where the worker's programs do not run on this host.
   returned: success
@@ -84,8 +83,6 @@ worker:
         container_address: 10.88.0.53
         container_port: 53
         reply: edge
-        counters: {in_packets: 12, in_bytes: 816, out_packets: 12, out_bytes: 1104}
-    drops: {}
 """
 
 from collections.abc import Mapping

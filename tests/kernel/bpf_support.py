@@ -10,6 +10,7 @@ test modules also import from).
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import select
 import socket
@@ -31,6 +32,7 @@ from ansible_collections.edgewire.fleet.plugins.module_utils.bpf import (
     edge_maps,
     edge_state,
     forwarder,
+    info,
     kept_builds,
     layout,
     libbpf,
@@ -802,6 +804,21 @@ WORKER_PARAMS: dict[str, Any] = {
         )
     ],
 }
+
+
+@pytest.fixture
+def plan_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The plan that names come from."""
+    path = tmp_path / "plan.json"
+    path.write_text(json.dumps({"edge": EDGE_PARAMS, "worker": WORKER_PARAMS}))
+    monkeypatch.setattr(info, "PLAN_FILE", path)
+    return path
+
+
+def named(entries: list[dict[str, Any]], vip: str) -> dict[str, Any]:
+    """The one entry of a VIP."""
+    (entry,) = [entry for entry in entries if entry["vip"] == vip]
+    return entry
 
 
 def desired(role: str, build: forwarder.Build, *, present: bool = True, xdp_mode: str = "native") -> Desired:

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 from collections.abc import Callable
 from copy import deepcopy
@@ -16,7 +15,6 @@ from ansible_collections.edgewire.fleet.plugins.module_utils.bpf import contents
 from ansible_collections.edgewire.fleet.plugins.module_utils.errors import EdgewireError
 from ansible_collections.edgewire.fleet.plugins.module_utils.steps import Step
 from ansible_collections.edgewire.fleet.tests.kernel.bpf_support import (
-    CLIENT,
     CONTAINER,
     DNS_ENDPOINT,
     ECHO_CONTAINER_PORT,
@@ -38,9 +36,7 @@ from ansible_collections.edgewire.fleet.tests.kernel.bpf_support import (
     Box,
     Net,
     WorkerBox,
-    datagram,
-    frame,
-    relay_packet,
+    named,
 )
 
 pytest_plugins = ["ansible_collections.edgewire.fleet.tests.kernel.bpf_support"]
@@ -242,36 +238,7 @@ def test_where_nothing_runs(make_netns: Callable[[], Any]) -> None:
             contents.ensure("worker", WORKER_PARAMS)
 
 
-@pytest.fixture
-def plan_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The plan that names come from."""
-    path = tmp_path / "plan.json"
-    path.write_text(json.dumps({"edge": EDGE_PARAMS, "worker": WORKER_PARAMS}))
-    monkeypatch.setattr(info, "PLAN_FILE", path)
-    return path
-
-
-def named(entries: list[dict[str, Any]], vip: str) -> dict[str, Any]:
-    """The one entry of a VIP."""
-    (entry,) = [entry for entry in entries if entry["vip"] == vip]
-    return entry
-
-
-def difference(now: dict[str, int], before: dict[str, int]) -> dict[str, int]:
-    """What counters grew by."""
-    return {name: now.get(name, 0) - before.get(name, 0) for name in now}
-
-
 def test_the_edge_in_human_terms(edge_box: Box, plan_file: Path) -> None:
-    before = info.info("edge")
-    assert before is not None
-    edge_box.wire.send(frame(datagram(CLIENT, VIP, 40_000, PORT)))
-    edge_box.tun.read()
-    edge_box.wire.send(frame(datagram(CLIENT, VIP, 40_000, PORT, ttl=1)))
-    edge_box.wire.send(frame(datagram(CLIENT, VIP, 40_001, PORT)))
-    edge_box.tun.read()
-    edge_box.tun.write(relay_packet(WORKER_RELAY, EDGE_RELAY, DNS_ENDPOINT, CLIENT, datagram(VIP, CLIENT, PORT, 1)))
-    edge_box.wire.read()
     now = info.info("edge")
     assert now is not None
     assert (now["relay_address"], now["uplink"], now["wireguard_interface"]) == (EDGE_RELAY, "eth0", "wg0")
@@ -283,9 +250,7 @@ def test_the_edge_in_human_terms(edge_box: Box, plan_file: Path) -> None:
         assert (games["ports"], games["affinity"]) == (f"{GAMES_PORT}-{GAMES_LAST_PORT}", "flow")
         assert [b["worker_relay_address"] for b in games["backends"]] == [net.worker_relay]
         assert [b["worker"] for b in games["backends"]] == ["worker1"]
-    dns = named(now["services"], VIP)
-    counters = dns.pop("counters")
-    assert dns == {
+    assert named(now["services"], VIP) == {
         "name": "dns",
         "vip": VIP,
         "ports": str(PORT),
@@ -302,9 +267,6 @@ def test_the_edge_in_human_terms(edge_box: Box, plan_file: Path) -> None:
             }
         ],
     }
-    grown = difference(counters, named(before["services"], VIP)["counters"])
-    assert grown == {"in_packets": 2, "in_bytes": 66, "out_packets": 1, "out_bytes": 33}
-    assert difference(now["drops"], before["drops"])["ttl_expired"] == 1
     assert info.info("worker") is None
 
 
@@ -326,15 +288,6 @@ def test_shares_and_workers_without_a_name(edge_box: Box, tmp_path: Path, monkey
 
 
 def test_the_worker_in_human_terms(worker_box: WorkerBox, plan_file: Path) -> None:
-    before = info.info("worker")
-    assert before is not None
-    inner = datagram(CLIENT, ECHO_VIP, 40_000, ECHO_PORT)
-    worker_box.tun.write(relay_packet(EDGE_RELAY, WORKER_RELAY, ECHO_ENDPOINT, CLIENT, inner))
-    worker_box.wire.read()
-    worker_box.wire.send(
-        frame(datagram(CONTAINER, CLIENT, ECHO_CONTAINER_PORT, 40_000), destination="02:00:00:00:88:01")
-    )
-    worker_box.tun.read()
     now = info.info("worker")
     assert now is not None
     assert now["edges"] == [{"name": "edge1", "relay_address": net.edge_relay} for net in (V4, V6)]
@@ -345,9 +298,7 @@ def test_the_worker_in_human_terms(worker_box: WorkerBox, plan_file: Path) -> No
         assert games["ports"] == f"{GAMES_PORT}-{GAMES_LAST_PORT}"
         assert (games["container_address"], games["container_port"]) == (net.container, GAMES_CONTAINER_PORT)
     assert (now["wireguard_interface"], now["container_interface"]) == ("wg0", "podman0")
-    echo = named(now["endpoints"], ECHO_VIP)
-    counters = echo.pop("counters")
-    assert echo == {
+    assert named(now["endpoints"], ECHO_VIP) == {
         "endpoint_id": ECHO_ENDPOINT,
         "service": "echo",
         "vip": ECHO_VIP,
@@ -357,6 +308,4 @@ def test_the_worker_in_human_terms(worker_box: WorkerBox, plan_file: Path) -> No
         "container_port": ECHO_CONTAINER_PORT,
         "reply": "edge",
     }
-    grown = difference(counters, named(before["endpoints"], ECHO_VIP)["counters"])
-    assert grown == {"in_packets": 1, "in_bytes": 33, "out_packets": 1, "out_bytes": 33}
     assert info.info("edge") is None

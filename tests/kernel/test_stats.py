@@ -4,18 +4,27 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.edgewire.fleet.plugins.module_utils.bpf import edge_state, map_io
+from ansible_collections.edgewire.fleet.plugins.module_utils.bpf import edge_state, layout, map_io, statistics
 from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.edge_state import BackendWanted, ServiceWanted
 from ansible_collections.edgewire.fleet.tests.kernel.bpf_support import (
+    BRIDGE_MAC,
+    ECHO_CONTAINER_PORT,
+    ECHO_PORT,
     XDP_PASS,
+    Box,
     Net,
     Programs,
+    WorkerBox,
     backend_of,
     datagram,
     frame,
+    named,
+    relay_packet,
 )
 
 pytest_plugins = ["ansible_collections.edgewire.fleet.tests.kernel.bpf_support"]
@@ -104,3 +113,102 @@ def test_a_new_service_starts_at_zero_where_another_was(edge: Programs, net: Net
     edge.fill_edge(new)
     assert counted(edge, net, 21) == {21: (0, 0)}
     assert set(retired(edge, new).values()) == {0}
+
+
+# --- In human terms --------------------------------------------------------------------------------------------------
+
+FIELDS = ("in_packets", "in_bytes", "out_packets", "out_bytes")
+
+
+def reading(role: str) -> statistics.Reading:
+    """A reading of a role that runs."""
+    found = statistics.read(role)
+    assert found is not None
+    return found
+
+
+def grown(now: dict[str, Any], before: dict[str, Any]) -> tuple[int, ...]:
+    """What the counters of an entry grew by."""
+    return tuple(now["counters"][name] - before["counters"][name] for name in FIELDS)
+
+
+def dropped(told: dict[str, Any]) -> dict[str, int]:
+    """Packets by reason."""
+    return {entry["reason"]: entry["packets"] for entry in told["drops"]}
+
+
+def test_an_edge_tells_services_and_backends_each_way(edge_box: Box, plan_file: Path, net: Net) -> None:
+    first = reading("edge")
+    there = datagram(net.client, net.echo_vip, 40_000, ECHO_PORT, b"there")
+    back = datagram(net.echo_vip, net.client, ECHO_PORT, 40_000, b"and back")
+    for _ in range(2):
+        edge_box.wire.send(frame(there))
+        edge_box.tun.read()
+    edge_box.tun.write(relay_packet(net.worker_relay, net.edge_relay, net.echo_endpoint, net.client, back))
+    edge_box.wire.read()
+    edge_box.wire.send(frame(datagram(net.client, net.echo_vip, 40_000, ECHO_PORT, ttl=1)))
+    edge_box.wire.send(frame(there))  # behind the one that is dropped, so that that was counted
+    edge_box.tun.read()
+    before, now = statistics.tell(first), statistics.tell(reading("edge"))
+    old, echo = (named(told["services"], net.echo_vip) for told in (before, now))
+    expected = (3, 3 * len(there), 1, len(back))
+    assert grown(echo, old) == expected
+    (backend,), (old_backend,) = echo.pop("backends"), old["backends"]
+    assert grown(backend, old_backend) == expected
+    del backend["counters"], echo["counters"]
+    relay = net.worker_relay
+    assert backend == {"endpoint_id": net.echo_endpoint, "worker": "worker1", "worker_relay_address": relay}
+    assert echo == {"name": "echo", "vip": net.echo_vip, "ports": str(ECHO_PORT), "protocol": "udp"}
+    dns = [named(told["services"], net.dns_vip) for told in (now, before)]
+    assert grown(dns[0], dns[1]) == (0, 0, 0, 0)
+    assert dropped(now)["ttl_expired"] - dropped(before).get("ttl_expired", 0) == 1
+    assert statistics.gather(0, every_reason=False)["worker"] is None
+
+
+def test_a_worker_tells_its_endpoints_each_way(worker_box: WorkerBox, plan_file: Path, net: Net) -> None:
+    before = statistics.tell(reading("worker"))
+    there = datagram(net.client, net.echo_vip, 40_000, ECHO_PORT, b"there")
+    worker_box.tun.write(relay_packet(net.edge_relay, net.worker_relay, net.echo_endpoint, net.client, there))
+    worker_box.wire.read()
+    back = datagram(net.container, net.client, ECHO_CONTAINER_PORT, 40_000, b"and back")
+    worker_box.wire.send(frame(back, destination=BRIDGE_MAC))
+    worker_box.tun.read()
+    now = statistics.tell(reading("worker"))
+    old, echo = (named(told["endpoints"], net.echo_vip) for told in (before, now))
+    assert grown(echo, old) == (1, len(there), 1, len(back))
+    del echo["counters"]
+    assert echo == {
+        "endpoint_id": net.echo_endpoint,
+        "service": "echo",
+        "vip": net.echo_vip,
+        "ports": str(ECHO_PORT),
+        "protocol": "udp",
+        "container_address": net.container,
+        "container_port": ECHO_CONTAINER_PORT,
+    }
+
+
+def test_rates_are_the_difference_of_two_readings_a_second(edge_box: Box, net: Net) -> None:
+    first = reading("edge")
+    query = datagram(net.client, net.echo_vip, 40_000, ECHO_PORT)
+    for _ in range(5):
+        edge_box.wire.send(frame(query))
+        edge_box.tun.read()
+    told = statistics.tell(replace(reading("edge"), when=first.when + 2), first, every_reason=True)
+    echo = named(told["services"], net.echo_vip)
+    expected = {"in_packets": 2.5, "in_bytes": 2.5 * len(query), "out_packets": 0, "out_bytes": 0}
+    assert echo["rates"] == expected
+    assert echo["backends"][0]["rates"] == expected
+    assert {entry["reason"]: (entry["explanation"], entry["rate"]) for entry in told["drops"]} == {
+        reason: (text, 0) for reason, text in layout.DROP_REASONS.items()
+    }
+
+
+def test_only_with_an_interval_are_there_rates(edge_box: Box) -> None:
+    assert "rates" in statistics.gather(0.01, every_reason=False)["edge"]["services"][0]
+    assert "rates" not in statistics.gather(0, every_reason=False)["edge"]["services"][0]
+
+
+def test_a_counter_that_started_afresh_did_so_at_zero() -> None:
+    assert statistics.rates_of({"in_packets": 4}, {"in_packets": 10}, 2.0) == {"in_packets": 2.0}
+    assert statistics.rates_of({"in_packets": 4}, {}, 2.0) == {"in_packets": 2.0}

@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import yaml
+
 if TYPE_CHECKING:
     from .conftest import Lab
 
@@ -35,6 +37,14 @@ def recap(output: str) -> dict[str, dict[str, int]]:
     """Ansible's closing table: host to counts."""
     rows = re.findall(r"^(\S+)\s+: (ok=.*)$", output, re.M)
     return {host: {k: int(v) for k, v in re.findall(r"(\w+)=(\d+)", counts)} for host, counts in rows}
+
+
+def told_by(lab: Lab, box: str, module: str, *arguments: str) -> dict[str, Any]:
+    """What a module of the collection returns, run by hand on one box."""
+    result: dict[str, Any] = yaml.safe_load(
+        lab.ansible(box, f"edgewire.fleet.{module}", *arguments).stdout.split("=>", 1)[1]
+    )
+    return result
 
 
 def changed_tasks(output: str) -> set[tuple[str, str]]:

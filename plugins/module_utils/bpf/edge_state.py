@@ -152,6 +152,14 @@ class EdgeState:
         worker = self.workers.get(backend["worker"], {})
         return str(worker.get("relay6" if ":" in backend["vip"] else "relay", ""))
 
+    @property
+    def backends_by_claim(self) -> dict[Claim, list[Mapping[str, Any]]]:
+        """The backends of each service."""
+        found: dict[Claim, list[Mapping[str, Any]]] = {}
+        for backend in self.backends.values():
+            found.setdefault((backend["vip"], backend["port"], backend["last_port"]), []).append(backend)
+        return found
+
     def slots_of(self, service: Mapping[str, int]) -> list[int]:
         """The slots in a service's table."""
         start = service["lut_offset"]

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The edgewire.fleet contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The running maps in human terms: addresses, ports, names, counters. What ``forwarder_map_info`` calls."""
+"""The running maps in human terms: addresses, ports, names. What ``forwarder_map_info`` calls."""
 
 from __future__ import annotations
 
@@ -16,25 +16,17 @@ from typing import Any
 from ansible_collections.edgewire.fleet.plugins.module_utils.bpf import (
     edge_state,
     layout,
-    libbpf,
     map_io,
     worker_maps,
 )
-from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.counters import total_of
 from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.ports import PORT_BITS, ports_text
 
 PLAN_FILE = Path("/etc/edgewire/plan.json")
 
-
-def _drops(maps: map_io.Maps) -> dict[str, int]:
-    counts = [row["value"] for row in layout.U64.iter_unpack(maps["ew_drops"].read()[1])]
-    cpus = libbpf.possible_cpus()
-    return {
-        reason: sum(counts[number * cpus : (number + 1) * cpus]) for number, reason in enumerate(layout.DROP_REASONS)
-    }
+Names = Mapping[str, Mapping[Any, str]]
 
 
-def _names() -> dict[str, Any]:
+def read_names() -> Names:
     """What the last plan calls things: names only, which no map holds. Without a plan file nothing has a name."""
     with suppress(OSError, ValueError):
         plan = json.loads(PLAN_FILE.read_text())
@@ -60,7 +52,7 @@ def _interface(ifindex: int) -> str | None:
     return None
 
 
-def _claims(state: edge_state.EdgeState) -> Iterable[tuple[edge_state.Claim, Mapping[str, int]]]:
+def claims_of(state: edge_state.EdgeState) -> Iterable[tuple[edge_state.Claim, Mapping[str, int]]]:
     """The services that the entries make up: single ports as they are, a range from the prefixes it was cut into."""
     parts: dict[tuple[str, int], list[tuple[int, int, Mapping[str, int]]]] = defaultdict(list)
     for entry, record in state.entries.items():
@@ -83,40 +75,62 @@ def _worker_state(worker: Mapping[str, Any] | None) -> str:
     return states.get(worker["state"], "unknown") if worker else "unknown"
 
 
+def service_words(claim: edge_state.Claim, names: Names) -> dict[str, Any]:
+    """What tells a service of the edge from others."""
+    vip, port, last_port = claim
+    name = names["services"].get((vip, port))
+    return {"name": name, "vip": vip, "ports": ports_text(port, last_port), "protocol": "udp"}
+
+
+def backend_words(endpoint_id: int, relay: str, names: Names) -> dict[str, Any]:
+    """What tells a backend of a service from others; ``relay`` is its worker's relay address."""
+    return {"endpoint_id": endpoint_id, "worker": names["hosts"].get(relay), "worker_relay_address": relay}
+
+
+def backend_order(words: Mapping[str, Any]) -> tuple[str, int]:
+    """By worker."""
+    return words["worker"] or "", words["endpoint_id"]
+
+
+def endpoint_words(endpoint_id: int, endpoint: Mapping[str, Any], names: Names) -> dict[str, Any]:
+    """A worker's endpoint."""
+    return {
+        "endpoint_id": endpoint_id,
+        "service": names["services"].get((endpoint["vip"], endpoint["port"])),
+        "vip": endpoint["vip"],
+        "ports": ports_text(endpoint["port"], endpoint["last_port"]),
+        "protocol": "udp",
+        "container_address": endpoint["container"],
+        "container_port": endpoint["container_port"],
+    }
+
+
+def sorted_endpoints(state: worker_maps.WorkerState) -> list[tuple[int, Mapping[str, Any]]]:
+    """A worker's endpoints by VIP and port."""
+    return sorted(state.endpoints.items(), key=lambda item: (*order((item[1]["vip"], item[1]["port"])), item[0]))
+
+
 def _edge_info(maps: map_io.Maps) -> dict[str, Any]:
-    state, names = edge_state.read(maps), _names()
-    counters = map_io.counters_of(maps, "ew_stats", state.backends)
-    retired = map_io.counters_of(maps, "ew_retired", (record["retired_index"] for record in state.entries.values()))
-    backends_of = defaultdict(list)
-    for backend in state.backends.values():
-        backends_of[backend["vip"], backend["port"], backend["last_port"]].append(backend)
+    state, names = edge_state.read(maps), read_names()
+    backends_of = state.backends_by_claim
     services = []
-    for (vip, port, last_port), service in sorted(_claims(state), key=lambda item: _order(item[0])):
+    for claim, service in sorted(claims_of(state), key=lambda item: order(item[0])):
         table = state.table_of(service)
         share = Counter(table)
         backends = [
             {
-                "endpoint_id": backend["endpoint_id"],
-                "worker": names["hosts"].get(state.relay_of(backend)),
-                "worker_relay_address": state.relay_of(backend),
+                **backend_words(backend["endpoint_id"], state.relay_of(backend), names),
                 "state": _worker_state(state.workers.get(backend["worker"])),
                 "share": round(share[backend["endpoint_id"]] / max(len(table), 1), 4),
             }
-            for backend in backends_of[vip, port, last_port]
+            for backend in backends_of.get(claim, ())
         ]
         services.append(
             {
-                "name": names["services"].get((vip, port)),
-                "vip": vip,
-                "ports": ports_text(port, last_port),
-                "protocol": "udp",
+                **service_words(claim, names),
                 "affinity": "client" if service["flags"] & layout.SERVICE_AFFINITY_CLIENT else "flow",
                 "table_size": len(table),
-                "backends": sorted(backends, key=lambda b: (b["worker"] or "", b["endpoint_id"])),
-                "counters": total_of(
-                    [retired.of(service["retired_index"])]
-                    + [counters.of(backend["stats_index"]) for backend in backends_of[vip, port, last_port]]
-                ),
+                "backends": sorted(backends, key=backend_order),
             }
         )
     return {
@@ -128,30 +142,20 @@ def _edge_info(maps: map_io.Maps) -> dict[str, Any]:
     }
 
 
-def _order(claim: tuple[Any, ...]) -> tuple[Any, ...]:
+def order(claim: tuple[Any, ...]) -> tuple[Any, ...]:
     """IPv4 before IPv6, addresses by number and not by text."""
     address = ipaddress.ip_address(claim[0])
     return (address.version, int(address), *claim[1:])
 
 
 def _worker_info(maps: map_io.Maps) -> dict[str, Any]:
-    state, names = worker_maps.read(maps), _names()
-    counters = map_io.counters_of(maps, "ew_stats", (e["stats_index"] for e in state.endpoints.values()))
+    state, names = worker_maps.read(maps), read_names()
     endpoints = [
         {
-            "endpoint_id": endpoint_id,
-            "service": names["services"].get((endpoint["vip"], endpoint["port"])),
-            "vip": endpoint["vip"],
-            "ports": ports_text(endpoint["port"], endpoint["last_port"]),
-            "protocol": "udp",
-            "container_address": endpoint["container"],
-            "container_port": endpoint["container_port"],
+            **endpoint_words(endpoint_id, endpoint, names),
             "reply": "direct" if endpoint["flags"] & layout.ENDPOINT_DIRECT else "edge",
-            "counters": counters.of(endpoint["stats_index"]),
         }
-        for endpoint_id, endpoint in sorted(
-            state.endpoints.items(), key=lambda item: (*_order((item[1]["vip"], item[1]["port"])), item[0])
-        )
+        for endpoint_id, endpoint in sorted_endpoints(state)
     ]
     return {
         "relay_address": state.config["relay"],
@@ -165,9 +169,8 @@ def _worker_info(maps: map_io.Maps) -> dict[str, Any]:
 
 
 def info(role: str) -> dict[str, Any] | None:
-    """The running maps of a role in human terms, with counters and drops; None where the role does not run."""
+    """The running maps of a role in human terms; None where the role does not run."""
     with map_io.running_maps(role) as maps:
         if maps is None:
             return None
-        told = _edge_info(maps) if role == "edge" else _worker_info(maps)
-        return {**told, "drops": {reason: n for reason, n in _drops(maps).items() if n}}
+        return _edge_info(maps) if role == "edge" else _worker_info(maps)

@@ -1,0 +1,149 @@
+# SPDX-FileCopyrightText: 2026 The edgewire.fleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Counters of the running programs in human terms, and rates between two readings: ``forwarder_stats_info``."""
+
+from __future__ import annotations
+
+import array
+import time
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ansible_collections.edgewire.fleet.plugins.module_utils.bpf import edge_state, info, layout, map_io, worker_maps
+from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.counters import total_of
+
+Counts = Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A role's counters at one time.
+
+    ``counts`` has those of each service (by claim), backend and endpoint (by endpoint id); ``when`` is in seconds of
+    the monotonic clock.
+    """
+
+    state: edge_state.EdgeState | worker_maps.WorkerState
+    counts: Mapping[Hashable, Counts]
+    drops: Counts
+    when: float
+
+
+def drops_of(maps: map_io.Maps) -> dict[str, int]:
+    """Dropped packets by reason, all CPUs together."""
+    counts = array.array("Q", maps["ew_drops"].read()[1])
+    cpus = len(counts) // len(layout.DROP_REASONS)
+    return {
+        reason: sum(counts[number * cpus : (number + 1) * cpus]) for number, reason in enumerate(layout.DROP_REASONS)
+    }
+
+
+def _edge_counts(maps: map_io.Maps, state: edge_state.EdgeState) -> dict[Hashable, Counts]:
+    counters = map_io.counters_of(maps, "ew_stats", state.backends)
+    retired = map_io.counters_of(maps, "ew_retired", (record["retired_index"] for record in state.entries.values()))
+    counts: dict[Hashable, Counts] = {
+        backend["endpoint_id"]: counters.of(slot) for slot, backend in state.backends.items()
+    }
+    backends = state.backends_by_claim
+    for claim, record in info.claims_of(state):
+        counts[claim] = total_of(
+            [retired.of(record["retired_index"]), *(counts[b["endpoint_id"]] for b in backends.get(claim, ()))]
+        )
+    return counts
+
+
+def read(role: str) -> Reading | None:
+    """The counters of a role's running programs; None where they do not run."""
+    with map_io.running_maps(role) as maps:
+        if maps is None:
+            return None
+        state: edge_state.EdgeState | worker_maps.WorkerState
+        counts: dict[Hashable, Counts]
+        if role == "edge":
+            state = edge_state.read(maps)
+            counts = _edge_counts(maps, state)
+        else:
+            state = worker_maps.read(maps)
+            indices = {endpoint_id: endpoint["stats_index"] for endpoint_id, endpoint in state.endpoints.items()}
+            counters = map_io.counters_of(maps, "ew_stats", indices.values())
+            counts = {endpoint_id: counters.of(index) for endpoint_id, index in indices.items()}
+        return Reading(state, counts, drops_of(maps), time.monotonic())
+
+
+def _teller(now: Reading, before: Reading | None) -> Callable[[Hashable], dict[str, Any]]:
+    """What is told of the counters by their key: totals and, with an earlier reading, rates per second."""
+
+    def tell(key: Hashable) -> dict[str, Any]:
+        counts = now.counts[key]
+        if before is None:
+            return {"counters": counts}
+        return {"counters": counts, "rates": rates_of(counts, before.counts.get(key, {}), now.when - before.when)}
+
+    return tell
+
+
+def rates_of(now: Counts, before: Counts, seconds: float) -> dict[str, float]:
+    """What counters grew by, per second; one that started afresh in between did so at 0."""
+    rates = {}
+    for name, count in now.items():
+        old = before.get(name, 0)
+        rates[name] = round((count - old if count >= old else count) / seconds, 1)
+    return rates
+
+
+def _drop_words(now: Reading, before: Reading | None, every_reason: bool) -> list[dict[str, Any]]:
+    rates = rates_of(now.drops, before.drops, now.when - before.when) if before else {}
+    return [
+        {
+            "reason": reason,
+            "explanation": layout.DROP_REASONS[reason],
+            "packets": packets,
+            **({"rate": rates[reason]} if before else {}),
+        }
+        for reason, packets in now.drops.items()
+        if packets or every_reason
+    ]
+
+
+def tell(now: Reading, before: Reading | None = None, *, every_reason: bool = False) -> dict[str, Any]:
+    """A reading in human terms.
+
+    :param before: an earlier reading of the same role; with it, rates per second are told too.
+    :param every_reason: also tell reasons for which nothing was dropped.
+    """
+    names, of = info.read_names(), _teller(now, before)
+    drops = _drop_words(now, before, every_reason)
+    if isinstance(now.state, worker_maps.WorkerState):
+        endpoints = info.sorted_endpoints(now.state)
+        return {
+            "endpoints": [{**info.endpoint_words(eid, e, names), **of(eid)} for eid, e in endpoints],
+            "drops": drops,
+        }
+    services, state = [], now.state
+    backends_of = state.backends_by_claim
+    for claim in sorted((claim for claim, _ in info.claims_of(state)), key=info.order):
+        backends = [
+            {**info.backend_words(b["endpoint_id"], state.relay_of(b), names), **of(b["endpoint_id"])}
+            for b in backends_of.get(claim, ())
+        ]
+        backends.sort(key=info.backend_order)
+        services.append({**info.service_words(claim, names), **of(claim), "backends": backends})
+    return {"services": services, "drops": drops}
+
+
+def gather(interval: float, *, every_reason: bool) -> dict[str, Any]:
+    """Both roles' counters in human terms, None for a role that does not run here.
+
+    :param interval: seconds between two readings whose difference makes the rates; 0 for one reading and no rates.
+    """
+    first = {role: read(role) for role in layout.MAPS}
+    second = first
+    if interval and any(first.values()):
+        time.sleep(interval)
+        second = {role: read(role) for role in layout.MAPS}
+    before: Mapping[str, Reading | None] = first if second is not first else {}
+    return {
+        role: None if now is None else tell(now, before.get(role), every_reason=every_reason)
+        for role, now in second.items()
+    }

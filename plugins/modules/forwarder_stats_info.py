@@ -1,0 +1,123 @@
+#!/usr/bin/python
+# SPDX-FileCopyrightText: 2026 The edgewire.fleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: forwarder_stats_info
+short_description: Show what the forwarder has relayed and dropped
+version_added: 0.1.0
+description:
+  - Reads the counters of the programs that run on this host. On an edge, packets and bytes each way for each service and each
+    of its backends; on a worker, for each endpoint; on both, dropped packets by reason.
+  - Bytes are those of IP packets as clients and containers see them, without link layer and relay option.
+  - Everything but names comes from the kernel. Names are those of the plan that the host was last given; what that does not
+    know has none.
+requirements:
+  - python3-bpfcc (libbpf 1.x)
+attributes:
+  check_mode:
+    support: full
+    description: Reads only.
+  diff_mode:
+    support: none
+    description: Changes nothing.
+  platform:
+    support: full
+    description: Linux.
+    platforms: linux
+options:
+  interval:
+    description: Seconds between two readings. Their difference is returned as rates per second; with 0 there is one reading.
+    type: float
+    default: 0
+  every_reason:
+    description: Whether reasons for which nothing was dropped are returned too.
+    type: bool
+    default: false
+seealso:
+  - module: edgewire.fleet.forwarder_map_info
+author:
+  - The edgewire.fleet contributors (@edgewire)
+"""
+
+EXAMPLES = r"""
+- name: Show what edge1 relays and drops, and how much of it in a second
+  edgewire.fleet.forwarder_stats_info:
+    interval: 1
+  register: forwarder
+
+# The same for one host, from the shell:
+# ansible edge1 -i inventories/lab -m edgewire.fleet.forwarder_stats_info -a interval=1
+"""
+
+RETURN = r"""
+edge:
+  description:
+    - The edge's counters; null where the edge's programs do not run on this host.
+    - In is what came from clients, out what went to them. A service's counters include those of backends that it has no more.
+    - The keys C(rates) and C(rate), per second, are there with O(interval) only.
+  returned: success
+  type: dict
+  sample:
+    services:
+      - name: dns
+        vip: 203.0.113.53
+        ports: "53"
+        protocol: udp
+        counters: {in_packets: 12, in_bytes: 816, out_packets: 12, out_bytes: 1104}
+        rates: {in_packets: 1.0, in_bytes: 68.0, out_packets: 1.0, out_bytes: 92.0}
+        backends:
+          - worker: worker1
+            worker_relay_address: 100.96.0.3
+            endpoint_id: 2771406
+            counters: {in_packets: 7, in_bytes: 476, out_packets: 7, out_bytes: 644}
+            rates: {in_packets: 1.0, in_bytes: 68.0, out_packets: 1.0, out_bytes: 92.0}
+    drops:
+      - {reason: ttl_expired, explanation: time to live used up, packets: 1, rate: 0.0}
+worker:
+  description:
+    - The worker's counters; null where the worker's programs do not run on this host.
+    - In is what came from edges, out what went to them.
+  returned: success
+  type: dict
+  sample:
+    endpoints:
+      - endpoint_id: 2771406
+        service: dns
+        vip: 203.0.113.53
+        ports: "53"
+        protocol: udp
+        container_address: 10.88.0.53
+        container_port: 53
+        counters: {in_packets: 12, in_bytes: 816, out_packets: 12, out_bytes: 1104}
+        rates: {in_packets: 1.0, in_bytes: 68.0, out_packets: 1.0, out_bytes: 92.0}
+    drops: []
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from ansible_collections.edgewire.fleet.plugins.module_utils.bpf import statistics
+from ansible_collections.edgewire.fleet.plugins.module_utils.errors import EdgewireError
+from ansible_collections.edgewire.fleet.plugins.module_utils.modules import run_module
+
+
+def work(params: Mapping[str, Any], check_mode: bool) -> dict[str, Any]:
+    """Read both roles' counters."""
+    if not 0 <= params["interval"] <= 3600:
+        raise EdgewireError(f"interval: {params['interval']} is not between 0 and 3600 seconds")
+    return {"changed": False, **statistics.gather(params["interval"], every_reason=params["every_reason"])}
+
+
+def main() -> None:
+    """Module entry point."""
+    run_module(
+        {"interval": {"type": "float", "default": 0}, "every_reason": {"type": "bool", "default": False}},
+        work,
+    )
+
+
+if __name__ == "__main__":
+    main()
