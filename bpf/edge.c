@@ -12,6 +12,7 @@
 #include "drops.h"
 #include "edge_maps.h"
 #include "extensions.h"
+#include "filters.h"
 #include "relay.h"
 #include "services.h"
 #include "stats.h"
@@ -79,6 +80,11 @@ static __always_inline int forward(struct xdp_md *ctx, struct ethhdr *ethernet, 
 	service = find_service(config, ip->daddr, udp->dest);
 	if (!service)
 		return XDP_PASS;
+	if (service->filter) {
+		reason = filter_client(service->filter, ip->saddr);
+		if (reason != ADMITTED)
+			return xdp_drop_filtered(service->filter, reason);
+	}
 
 	ip_bytes = bpf_ntohs(ip->tot_len);
 	/* Not `ip + ip_bytes > data_end`: to Linux 6.1's verifier a number that was byte-swapped has no bounds. */
@@ -146,6 +152,12 @@ static __always_inline int forward6(struct xdp_md *ctx, struct ethhdr *ethernet,
 	service = find_service6(config, &vip, udp->dest);
 	if (!service)
 		return XDP_PASS;
+	client = address_of_v6(&ip->saddr);
+	if (service->filter) {
+		reason = filter_client6(service->filter, &client);
+		if (reason != ADMITTED)
+			return xdp_drop_filtered(service->filter, reason);
+	}
 
 	payload_bytes = bpf_ntohs(ip->payload_len);
 	if (payload_bytes > data_end - (void *)(ip + 1) || payload_bytes < place.offset + sizeof(*udp))
@@ -156,7 +168,6 @@ static __always_inline int forward6(struct xdp_md *ctx, struct ethhdr *ethernet,
 		return xdp_drop(DROP_TTL_EXPIRED);
 	if (!address_is_set(&config->relay6))
 		return xdp_drop(DROP_NOT_CONFIGURED);
-	client = address_of_v6(&ip->saddr);
 	error = pick_backend(service, client_word(&client), udp, &choice);
 	if (error)
 		return xdp_drop(-error);

@@ -57,6 +57,7 @@ struct service {
 	__u32 lut_size;  /* 0: no live backend */
 	__u32 retired_index;
 	__u32 flags;
+	__u32 filter;  /* index of ew_filters, 0: everybody may send as much as they like */
 };
 #define SERVICE_AFFINITY_CLIENT 1  /* all flows of a client go to one backend */
 
@@ -79,6 +80,46 @@ struct worker {
 #define WORKER_LIVE 1
 #define WORKER_DEAD 2
 
+/* Who may send to a service, and how much. Times in nanoseconds; see filters.h. */
+struct filter {
+	__u64 interval;   /* between two packets at the service's limit, 0: no limit */
+	__u64 tolerance;  /* how far packets may run ahead of it: the burst */
+	__u64 source_interval;
+	__u64 source_tolerance;
+	__be32 sources;   /* id of a list in ew_sources and ew_sources6, 0: no list */
+	__u32 flags;
+};
+#define FILTER_ADMITS 1  /* sources that are not in the list */
+
+/* What a filter refused. */
+struct filtered {
+	__u64 source_denied;
+	__u64 source_rate;
+	__u64 service_rate;
+};
+
+/* Longest prefix match over list and source; the value is SOURCE_ALLOWED or SOURCE_DENIED. */
+struct source_key {
+	__u32 prefix_bits;
+	__be32 list;
+	__be32 network;
+};
+
+struct source6_key {
+	__u32 prefix_bits;
+	__be32 list;
+	struct address network;
+};
+#define SOURCE_DENIED 0
+#define SOURCE_ALLOWED 1
+
+/* A source as the rates know it: an IPv4 address, or an IPv6 /64. */
+struct source_rate_key {
+	__u32 filter;
+	__u32 version;
+	__be32 network[2];
+};
+
 BPF_TABLE("array", __u32, struct edge_config, ew_config, 1);
 BPF_TABLE("hash", struct service_key, struct service, ew_services, MAX_SERVICES);
 BPF_TABLE("hash", struct service6_key, struct service, ew_services6, MAX_SERVICES);
@@ -93,5 +134,12 @@ BPF_TABLE("hash", __be32, __u32, ew_endpoints, MAX_BACKENDS);
  * No program looks here, so that a packet costs one counter, whatever is told apart.
  */
 BPF_TABLE("array", __u32, struct stats, ew_retired, MAX_BACKENDS);
+BPF_TABLE("array", __u32, struct filter, ew_filters, MAX_FILTERS);
+BPF_TABLE("percpu_array", __u32, struct filtered, ew_filtered, MAX_FILTERS);
+BPF_F_TABLE("lpm_trie", struct source_key, __u32, ew_sources, MAX_SOURCES, BPF_F_NO_PREALLOC);
+BPF_F_TABLE("lpm_trie", struct source6_key, __u32, ew_sources6, MAX_SOURCES, BPF_F_NO_PREALLOC);
+BPF_TABLE("array", __u32, __u64, ew_buckets, MAX_FILTERS);
+/* State, not configuration: when it is full the source that was not heard of for longest starts anew. */
+BPF_TABLE("lru_hash", struct source_rate_key, __u64, ew_source_buckets, MAX_RATED_SOURCES);
 
 #endif

@@ -35,6 +35,22 @@ options:
         description: Workers that an edge knows. For edges.
         type: int
         default: 4096
+      filters:
+        description: Services with a filter, those that a change replaces included. For edges.
+        type: int
+        default: 4096
+      sources:
+        description:
+          - Networks in all lists of sources together, of each address family; a list that changes counts twice
+            meanwhile. Memory is taken as they come. For edges.
+        type: int
+        default: 1048576
+      rated_sources:
+        description:
+          - Sources that the rates per source tell apart; beyond, the one not heard of for longest is forgotten. For
+            edges.
+        type: int
+        default: 131072
       edges:
         description: Relay addresses of edges that a worker knows. For workers.
         type: int

@@ -122,6 +122,44 @@ options:
             description: Share of the service's flows in proportion to the others'; 0 gets none.
             type: int
             default: 1
+  filters:
+    description:
+      - Who may send to a service, and how much. For O(role=edge).
+      - A filter that changes is written beside the old one and switched to; it then starts with full buckets.
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      service:
+        description: Name of one of O(services); the filter holds for all VIPs and ports of that name together.
+        type: str
+        required: true
+      allow:
+        description:
+          - Networks (CIDR) whose packets are let in. Of several that hold a source the longest decides.
+          - With any of them, sources that are in no network of either list are denied.
+        type: list
+        elements: str
+        default: []
+      deny:
+        description: Networks (CIDR) whose packets are dropped, counted as C(source_denied).
+        type: list
+        elements: str
+        default: []
+      packets_per_second:
+        description: Most packets a second of all sources together; what is beyond is dropped, counted as C(service_rate).
+        type: int
+      burst:
+        description: Packets of all sources together that may come at once.
+        type: int
+      per_source_packets_per_second:
+        description:
+          - Most packets a second of one source, an IPv4 address or an IPv6 /64; what is beyond is dropped, counted as
+            C(source_rate).
+        type: int
+      per_source_burst:
+        description: Packets of one source that may come at once.
+        type: int
   edges:
     description: The edges whose packets this worker takes. For O(role=worker).
     type: list

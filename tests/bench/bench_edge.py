@@ -25,6 +25,7 @@ from ansible_collections.edgewire.fleet.plugins.module_utils.bpf import (
     compiler,
     edge_maps,
     edge_state,
+    filters,
     layout,
     libbpf,
     map_io,
@@ -36,8 +37,11 @@ from ansible_collections.edgewire.fleet.plugins.plugin_utils.bpf_sources import 
 
 VIP, VIP6, PORT, OTHER_PORT = "203.0.113.53", "2001:db8:53::53", 53, 54
 RANGE_PORT, RANGE = 12_345, (10_001, 19_998)
+# Ports of services with a filter: the measured client is in no network of the list, in one, or held to a rate.
+FILTERED_PORTS = LISTED_PORT, DENIED_PORT, RATED_PORT, SOURCE_RATED_PORT = 60, 61, 62, 63
+NETWORKS = 1000
 SERVICES, RANGES, BACKENDS = 1000, 100, 60
-XDP_PASS = 2
+XDP_DROP, XDP_PASS = 1, 2
 
 HARNESS = Path(__file__).with_name("bench_edge.c")
 
@@ -46,7 +50,8 @@ HARNESS = Path(__file__).with_name("bench_edge.c")
 class Case:
     """One line of the table. ``hits`` tells whether every packet must be counted as relayed.
 
-    ``ranges`` tells whether the edge's configuration says that there are ranges of ports.
+    ``denied`` whether every packet must be refused by the filter, ``ranges`` whether the edge's configuration says that
+    there are ranges of ports.
     """
 
     program: str
@@ -55,6 +60,7 @@ class Case:
     port: int = PORT
     hits: bool = False
     ranges: bool = False
+    denied: bool = False
 
 
 CASES = (
@@ -66,6 +72,10 @@ CASES = (
     Case("bench_hit_1", "hit, 1 flow (+ undo)", hits=True),
     Case("bench_hit_64k", "hit, 65,536 flows (+ undo)", hits=True),
     Case("bench_hit_64k", "hit in a range, 65,536 (+ undo)", port=RANGE_PORT, hits=True, ranges=True),
+    Case("bench_hit_64k", "hit, list of 1,000 networks (+ undo)", port=LISTED_PORT, hits=True),
+    Case("bench_hit_64k", "hit, service rate (+ undo)", port=RATED_PORT, hits=True),
+    Case("bench_hit_64k", "hit, both rates, 65,536 (+ undo)", port=SOURCE_RATED_PORT, hits=True),
+    Case("bench_miss", "source denied", port=DENIED_PORT, denied=True),
     Case("bench_hit6_64k", "hit IPv6, 65,536 (+ undo)", vip=VIP6, hits=True),
 )
 FRAME_LINE, HIT_LINE = CASES[2], CASES[6]
@@ -101,7 +111,23 @@ def wanted() -> edge_state.EdgeWanted:
         services.append(service(f"203.0.{n % 100}.1", (1000 + n, 1000 + n), 10_000 + n, 1))
         services.append(service(f"2001:db8:{n % 100:x}::1", (1000 + n, 1000 + n), 20_000 + n, 1))
     services += [service(f"203.0.{n}.1", RANGE, 30_000 + n, 1) for n in range(1, RANGES)]
-    return edge_state.EdgeWanted(Relays("100.96.0.1", "fd65:6467:6577:1:1::1"), 1, 1, workers, tuple(services))
+    services += [service(VIP, (port, port), 40_000 + port, 1) for port in FILTERED_PORTS]
+    return edge_state.EdgeWanted(
+        Relays("100.96.0.1", "fd65:6467:6577:1:1::1"), 1, 1, workers, tuple(services), filters_wanted()
+    )
+
+
+def filters_wanted() -> tuple[filters.FilterWanted, ...]:
+    """A list of a thousand networks, the same with the clients denied, and rates that nobody here comes up to."""
+    others = {filters.source_of(f"10.{n % 250}.{n // 250}.0/24", allowed=False) for n in range(NETWORKS)}
+    clients = filters.source_of("198.18.0.0/15", allowed=False)
+    most = filters.Rate(filters.HIGHEST_RATE, filters.HIGHEST_RATE)
+    return (
+        filters.FilterWanted(f"service{40_000 + LISTED_PORT}", frozenset(others)),
+        filters.FilterWanted(f"service{40_000 + DENIED_PORT}", frozenset({*others, clients})),
+        filters.FilterWanted(f"service{40_000 + RATED_PORT}", rate=most),
+        filters.FilterWanted(f"service{40_000 + SOURCE_RATED_PORT}", rate=most, source_rate=most),
+    )
 
 
 def load() -> tuple[compiler.Loaded, map_io.Maps]:
@@ -124,7 +150,7 @@ def load() -> tuple[compiler.Loaded, map_io.Maps]:
 
 def relayed(maps: map_io.Maps) -> int:
     """Packets that were counted as relayed, all backends and CPUs together."""
-    slots = 2 * SERVICES + RANGES + 3 * BACKENDS
+    slots = 2 * SERVICES + RANGES + 3 * BACKENDS + len(FILTERED_PORTS)
     return sum(row["in_packets"] for row in layout.STATS.iter_unpack(maps["ew_stats"].read(limit=slots)[1]))
 
 
@@ -135,7 +161,8 @@ def measure(case: Case, loaded: compiler.Loaded, maps: map_io.Maps, repeat: int)
     frame, before = packet(case.vip, case.port), relayed(maps)
     run = libbpf.run_program(loaded.programs[case.program], frame, repeat=repeat)
     count = relayed(maps) - before
-    if (run.retval, count, len(run.data)) != (XDP_PASS, repeat if case.hits else 0, len(frame)):
+    verdict = XDP_DROP if case.denied else XDP_PASS
+    if (run.retval, count, len(run.data)) != (verdict, repeat if case.hits else 0, len(frame)):
         raise EdgewireError(f"{case.label}: returned {run.retval}, {count} of {repeat} packets relayed")
     return run.duration
 
@@ -149,11 +176,11 @@ def cpu_model() -> str:
 def show(results: dict[Case, list[int]], say: Callable[[str], None]) -> None:
     """The table."""
     empty = statistics.median(results[CASES[0]])
-    say(f"{'':32}{'median':>8}{'min':>8}{'max':>8}{'x empty':>9}")
+    say(f"{'':36}{'median':>8}{'min':>8}{'max':>8}{'x empty':>9}")
     for case, times in results.items():
         median = statistics.median(times)
         ratio = median / empty
-        say(f"{case.label:32}{median:>8.0f}{min(times):>8}{max(times):>8}{ratio:>9.1f}")
+        say(f"{case.label:36}{median:>8.0f}{min(times):>8}{max(times):>8}{ratio:>9.1f}")
     frame, hit = (statistics.median(results[case]) for case in (FRAME_LINE, HIT_LINE))
     say(f"\nlookup, backend choice, rewrite and counters of a hit, undoing taken off: {hit - frame:.0f} ns")
 

@@ -31,6 +31,7 @@ from ansible_collections.edgewire.fleet.plugins.module_utils.bpf import (
     contents,
     edge_maps,
     edge_state,
+    filters,
     forwarder,
     info,
     kept_builds,
@@ -188,7 +189,18 @@ def net(request: pytest.FixtureRequest) -> Net:
 
 
 # Small maps: they are cleared and read for every test.
-SMALL = layout.Capacity(services=64, ranges=512, backends=256, lut=65_536, workers=16, edges=16, flows=1024)
+SMALL = layout.Capacity(
+    services=64,
+    ranges=512,
+    backends=256,
+    lut=65_536,
+    filters=32,
+    sources=4096,
+    workers=16,
+    rated_sources=1024,
+    edges=16,
+    flows=1024,
+)
 
 
 # --- The relay packet, from the documentation -----------------------------------------------------------------------
@@ -480,10 +492,15 @@ class Programs:
         """One packet through a program."""
         return libbpf.run_program(self.fds[program], packet)
 
-    def fill_edge(self, *services: edge_state.ServiceWanted, dead: frozenset[str] = frozenset()) -> None:
-        """Make the maps say that these are the edge's services, and which workers are dead."""
+    def fill_edge(
+        self,
+        *services: edge_state.ServiceWanted,
+        dead: frozenset[str] = frozenset(),
+        filters: tuple[filters.FilterWanted, ...] = (),
+    ) -> None:
+        """Make the maps say that these are the edge's services, with these filters, and which workers are dead."""
         workers = {"worker1": WORKER_RELAYS, "worker2": WORKER2_RELAYS}
-        wanted = edge_state.EdgeWanted(EDGE_RELAYS, 1, 1, workers, services, dead)
+        wanted = edge_state.EdgeWanted(EDGE_RELAYS, 1, 1, workers, services, dead, filters)
         _, writes = edge_maps.plan(wanted, edge_state.read(self.maps), libbpf.possible_cpus())
         map_io.write(self.maps, writes)
 

@@ -257,6 +257,7 @@ def test_the_edge_in_human_terms(edge_box: Box, plan_file: Path) -> None:
         "protocol": "udp",
         "affinity": "flow",
         "table_size": 1,
+        "filter": None,
         "backends": [
             {
                 "endpoint_id": DNS_ENDPOINT,

@@ -13,6 +13,7 @@ from typing import Any
 from ansible_collections.edgewire.fleet.plugins.module_utils.bpf import (
     edge_maps,
     edge_state,
+    filters,
     libbpf,
     map_io,
     worker_maps,
@@ -104,6 +105,42 @@ def _check_services(
     checks.unique_endpoints(backend.endpoint_id for service in ordered for backend in service.backends)
 
 
+def _filter(params: Mapping[str, Any], checks: _Checks) -> filters.FilterWanted:
+    what = f"filter of service {params['service']}"
+    verdicts: dict[tuple[bytes, int], filters.Source] = {}
+    for key, allowed in (("allow", True), ("deny", False)):
+        for network in params.get(key) or ():
+            try:
+                source = filters.source_of(network, allowed=allowed)
+            except ValueError as error:
+                checks.problems.append(f"{what}: {key}: {error}")
+                continue
+            if verdicts.setdefault(source[:2], source) != source:
+                checks.problems.append(f"{what}: {network} is both allowed and denied")
+    rates = []
+    for prefix in ("", "per_source_"):
+        per_second, burst = params.get(f"{prefix}packets_per_second") or 0, params.get(f"{prefix}burst") or 1
+        if not 0 <= per_second <= filters.HIGHEST_RATE or not 1 <= burst <= filters.HIGHEST_RATE:
+            checks.problems.append(
+                f"{what}: {prefix}packets_per_second {per_second}, {prefix}burst {burst}: from 1 to"
+                f" {filters.HIGHEST_RATE}"
+            )
+            continue
+        rates.append(filters.Rate(per_second, burst))
+    return filters.FilterWanted(params["service"], frozenset(verdicts.values()), *rates)
+
+
+def _filters(params: Mapping[str, Any], checks: _Checks) -> tuple[filters.FilterWanted, ...]:
+    names = {service["name"] for service in params["services"]}
+    made = [_filter(item, checks) for item in params.get("filters") or ()]
+    for name, count in sorted(Counter(item.service for item in made).items()):
+        if count > 1:
+            checks.problems.append(f"service {name} has {count} filters")
+        if name not in names:
+            checks.problems.append(f"filter of an unknown service: {name}")
+    return tuple(made)
+
+
 def edge_wanted(params: Mapping[str, Any], *, may_be_missing: bool = False) -> edge_state.EdgeWanted:
     """The edge's desired contents from a plan's ``edge`` object.
 
@@ -115,6 +152,7 @@ def edge_wanted(params: Mapping[str, Any], *, may_be_missing: bool = False) -> e
     services = tuple(_service(service, checks) for service in params["services"])
     relays = checks.relays(params, "this host")
     _check_services(services, workers, checks)
+    wanted_filters = _filters(params, checks)
     checks.raise_if_any()
     return edge_state.EdgeWanted(
         relays,
@@ -123,6 +161,7 @@ def edge_wanted(params: Mapping[str, Any], *, may_be_missing: bool = False) -> e
         workers,
         services,
         frozenset(worker["name"] for worker in params["workers"] if worker.get("state") == "dead"),
+        wanted_filters,
     )
 
 

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ansible_collections.edgewire.fleet.plugins.module_utils.bpf import layout
+from ansible_collections.edgewire.fleet.plugins.module_utils.bpf import filters, layout
 from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.edge_state import (
     SERVICE_MAPS,
     Claim,
@@ -124,7 +124,11 @@ class _Plan:
 _ORDER = {
     name: number
     for number, name in enumerate(
-        ("ew_stats", "ew_retired", "ew_workers", "ew_backends", "ew_endpoints", "ew_lut", *SERVICE_MAPS, "ew_config")
+        (
+            *("ew_stats", "ew_retired", "ew_workers", "ew_backends", "ew_endpoints", "ew_lut"),
+            *("ew_sources", "ew_sources6", "ew_filtered", "ew_buckets", "ew_filters"),
+            *(*SERVICE_MAPS, "ew_config"),
+        )
     )
 }
 
@@ -142,7 +146,8 @@ def plan(wanted: EdgeWanted, state: EdgeState, cpus: int = 1) -> tuple[list[Step
     retired = _plan_counters(wanted, state, result)
     workers = _plan_workers(wanted, state, result)
     slots = _plan_backends(wanted, state, retired, workers, result, cpus)
-    _plan_services(wanted, state, tables, retired, slots, result)
+    filter_of = _plan_filters(wanted, state, result, cpus)
+    _plan_services(wanted, state, tables, retired, slots, filter_of, result)
     _plan_config(wanted, state, result)
     return result.steps, list(result.writes())
 
@@ -288,12 +293,30 @@ def _retire_backends(
                 result.steps.append(make_step("reply entry", str(eid), found, None))
 
 
+def _plan_filters(wanted: EdgeWanted, state: EdgeState, result: _Plan, cpus: int) -> Mapping[str, int]:
+    """The index of every service's filter, by the service's name; services without one are left out."""
+    used = {record["filter"]: f"of {entry.text}" for entry, record in state.entries.items() if record["filter"]}
+    found: dict[str, list[int]] = {}
+    for service in wanted.services:
+        record = _found_entry(state, service.claim)
+        if record is not None and record["filter"]:
+            indices = found.setdefault(service.name, [])
+            if record["filter"] not in indices:
+                indices.append(record["filter"])
+    planned = filters.plan(wanted.filters, state.filters, used, found, cpus)
+    result.steps += planned.steps
+    result.allocate += planned.before
+    result.retire += planned.after
+    return planned.index
+
+
 def _plan_services(
     wanted: EdgeWanted,
     state: EdgeState,
     tables: Mapping[Claim, list[int]],
     retired: Mapping[Claim, int],
     slots: Mapping[int, int],
+    filter_of: Mapping[str, int],
     result: _Plan,
 ) -> None:
     names = wanted.names
@@ -304,53 +327,46 @@ def _plan_services(
     ranges = {(s["lut_offset"], s["lut_size"]) for s in state.entries.values()}
     space = _Space(((offset, size) for offset, size in ranges if offset + size <= room), room)
 
-    def words(name: str | None, table: Sequence[int], flags: int) -> dict[str, Any]:
-        affinity = "client" if flags & layout.SERVICE_AFFINITY_CLIENT else "flow"
-        return {**({"name": name} if name else {}), "affinity": affinity, **_share_words(table, workers)}
+    def words(name: str | None, table: Sequence[int], record: Mapping[str, int]) -> dict[str, Any]:
+        affinity = "client" if record["flags"] & layout.SERVICE_AFFINITY_CLIENT else "flow"
+        told = {"affinity": affinity, "filtered": bool(record["filter"]), **_share_words(table, workers)}
+        return {**({"name": name} if name else {}), **told}
 
     kept = set()
     for service in wanted.services:
         entries = entries_of(service.claim)
         kept.update(entries)
         table = tables[service.claim]
-        record = _right_record(service, state, [slots[eid] for eid in table], retired[service.claim])
+        fixed = {
+            "retired_index": retired[service.claim],
+            "flags": service.flags,
+            "filter": filter_of.get(service.name, 0),
+        }
+        found = _found_entry(state, service.claim)
+        right = found is not None and state.slots_of(found) == [slots[eid] for eid in table]
+        record = {"lut_offset": found["lut_offset"], "lut_size": len(table), **fixed} if found and right else None
         if record and all(state.entries.get(entry) == record for entry in entries):
             continue
-        found = _found_entry(state, service.claim)
-        after = words(service.name, table, service.flags)
-        before = words(service.name, state.table_of(found), found["flags"]) if found else None
+        after = words(service.name, table, fixed)
+        before = words(service.name, state.table_of(found), found) if found else None
         if before == after:  # what differs has no name outside this box, or not all entries of a range are there
             there = sum(state.entries.get(entry) == found for entry in entries)
-            before = {**before, "entries": f"{there} of {len(entries)}, through other slots or counted elsewhere"}
+            where = "through other slots, filtered or counted elsewhere"
+            before = {**before, "entries": f"{there} of {len(entries)}, {where}"}
         result.steps.append(make_step("service", service.text, before, after))
         if record is None:
             offset = _place_table(service, len(table), found, space, room)
             for position, eid in enumerate(table):
                 slot = layout.U32.pack({"value": slots[eid]})
                 result.tables.append(("ew_lut", layout.U32.pack({"value": offset + position}), slot))
-            record = {
-                "lut_offset": offset,
-                "lut_size": len(table),
-                "retired_index": retired[service.claim],
-                "flags": service.flags,
-            }
+            record = {"lut_offset": offset, "lut_size": len(table), **fixed}
         value = layout.SERVICE.pack(record)
         result.switch += [(e.map, e.pack(), value) for e in entries if state.entries.get(e) != record]
     for entry, found in state.entries.items():
         if entry not in kept:
             result.switch.append((entry.map, entry.pack(), None))
-            before = words(None, state.table_of(found), found["flags"])
+            before = words(None, state.table_of(found), found)
             result.steps.append(make_step("service", entry.text, before, None))
-
-
-def _right_record(
-    service: ServiceWanted, state: EdgeState, slots: list[int], retired_index: int
-) -> Mapping[str, int] | None:
-    """The record that a claim's entries have already, where it says what it shall; its table stays where it is."""
-    found = _found_entry(state, service.claim)
-    if found is None or found["retired_index"] != retired_index or found["flags"] != service.flags:
-        return None
-    return found if found["lut_size"] == len(slots) and state.slots_of(found) == slots else None
 
 
 def _place_table(service: ServiceWanted, size: int, found: Mapping[str, int] | None, space: _Space, room: int) -> int:

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 from ansible_collections.edgewire.fleet.plugins.module_utils.bpf import layout
+from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.filters import FilterState, FilterWanted, read_filters
 from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.map_io import Maps
 from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.ports import PORT_BITS, claim_text, prefixes_of
 from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.relays import Relays
@@ -107,7 +108,8 @@ class ServiceWanted:
 class EdgeWanted:
     """Everything an edge's maps shall say. ``workers`` maps a worker's name to its relay addresses.
 
-    The backends on ``dead_workers`` keep their places in the tables, and packets pass them by.
+    The backends on ``dead_workers`` keep their places in the tables, and packets pass them by. A filter is
+    for all services of its name.
     """
 
     relays: Relays
@@ -116,6 +118,7 @@ class EdgeWanted:
     workers: Mapping[str, Relays]
     services: tuple[ServiceWanted, ...]
     dead_workers: frozenset[str] = frozenset()
+    filters: tuple[FilterWanted, ...] = ()
 
     @property
     def config(self) -> dict[str, Any]:
@@ -128,6 +131,10 @@ class EdgeWanted:
             "uplink_ifindex": self.uplink_ifindex,
             "flags": layout.EDGE_HAS_RANGES if ranges else 0,
         }
+
+    def filter_of(self, service: ServiceWanted) -> FilterWanted | None:
+        """A service's filter."""
+        return next((item for item in self.filters if item.service == service.name), None)
 
     @property
     def names(self) -> dict[str, str]:
@@ -146,6 +153,7 @@ class EdgeState:
     endpoints: Mapping[int, int]
     lut: Sequence[int]
     capacity: Mapping[str, int]
+    filters: FilterState
 
     def relay_of(self, backend: Mapping[str, Any]) -> str:
         """The relay address of a backend's worker, of the VIP's family; empty where that worker is not there."""
@@ -178,6 +186,7 @@ EMPTY = EdgeState(
     {},
     array.array("I"),
     asdict(layout.Capacity()),
+    FilterState({}, {}, asdict(layout.Capacity())),
 )
 
 
@@ -213,4 +222,4 @@ def read(maps: Maps) -> EdgeState:
     lut = array.array("I", maps["ew_lut"].read(limit=used)[1] if used else b"")
     config = next(layout.EDGE_CONFIG.iter_unpack(maps["ew_config"].read()[1]))
     capacity = {name: maps[f"ew_{name}"].info.max_entries for name in CAPACITIES}
-    return EdgeState(config, entries, backends, workers, endpoints, lut, capacity)
+    return EdgeState(config, entries, backends, workers, endpoints, lut, capacity, read_filters(maps))

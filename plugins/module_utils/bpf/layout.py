@@ -18,11 +18,12 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 Role = Literal["edge", "worker"]
-FieldKind = Literal["ipv4", "address", "be16", "be32", "u16", "u32", "u64", "hash"]
+FieldKind = Literal["ipv4", "ipv6", "address", "be16", "be32", "u16", "u32", "u64", "hash"]
 
 # Format for `struct`, and the conversions between what the map holds and what people read.
 _FORMATS = {
     "ipv4": "4s",
+    "ipv6": "16s",
     "address": "16s",
     "be16": "2s",
     "be32": "4s",
@@ -40,6 +41,8 @@ _V4_MAPPED = bytes(10) + b"\xff\xff"
 def _encode(kind: str, value: Any) -> Any:
     if kind == "ipv4":
         return socket.inet_aton(value or "0.0.0.0")
+    if kind == "ipv6":
+        return socket.inet_pton(socket.AF_INET6, value or "::")
     if kind == "address":
         if not value:
             return bytes(16)
@@ -54,6 +57,8 @@ def _encode(kind: str, value: Any) -> Any:
 def _decode(kind: str, value: Any) -> Any:
     if kind == "ipv4":
         return socket.inet_ntoa(value)
+    if kind == "ipv6":
+        return socket.inet_ntop(socket.AF_INET6, value)
     if kind == "address":
         if value.startswith(_V4_MAPPED):
             return socket.inet_ntoa(value[12:])
@@ -125,7 +130,10 @@ SERVICE_KEY = Record("service_key", (("vip", "ipv4"), ("port", "be16"), ("zero",
 SERVICE6_KEY = Record("service6_key", (("vip", "address"), ("port", "be16"), ("zero", "u16")))
 RANGE_KEY = Record("range_key", (("prefix_bits", "u32"), ("vip", "ipv4"), ("port", "be16"), ("zero", "u16")))
 RANGE6_KEY = Record("range6_key", (("prefix_bits", "u32"), ("vip", "address"), ("port", "be16"), ("zero", "u16")))
-SERVICE = Record("service", (("lut_offset", "u32"), ("lut_size", "u32"), ("retired_index", "u32"), ("flags", "u32")))
+SERVICE = Record(
+    "service",
+    (("lut_offset", "u32"), ("lut_size", "u32"), ("retired_index", "u32"), ("flags", "u32"), ("filter", "u32")),
+)
 SERVICE_AFFINITY_CLIENT = 1
 BACKEND = Record(
     "backend",
@@ -140,6 +148,23 @@ BACKEND = Record(
 )
 WORKER = Record("worker", (("relay", "address"), ("relay6", "address"), ("state", "u32")))
 WORKER_LIVE, WORKER_DEAD = 1, 2
+FILTER = Record(
+    "filter",
+    (
+        ("interval", "u64"),
+        ("tolerance", "u64"),
+        ("source_interval", "u64"),
+        ("source_tolerance", "u64"),
+        ("sources", "be32"),
+        ("flags", "u32"),
+    ),
+)
+FILTER_ADMITS = 1
+FILTERED = Record("filtered", (("source_denied", "u64"), ("source_rate", "u64"), ("service_rate", "u64")))
+SOURCE_KEY = Record("source_key", (("prefix_bits", "u32"), ("list", "be32"), ("network", "ipv4")))
+SOURCE6_KEY = Record("source6_key", (("prefix_bits", "u32"), ("list", "be32"), ("network", "ipv6")))
+SOURCE_DENIED, SOURCE_ALLOWED = 0, 1
+SOURCE_RATE_KEY = Record("source_rate_key", (("filter", "u32"), ("version", "u32"), ("network", "u64")))
 WORKER_CONFIG = Record(
     "worker_config",
     (
@@ -198,6 +223,9 @@ DROP_REASONS: dict[str, str] = {
     "wrong_worker": "a reply from a worker that does not have the endpoint",
     "wrong_port": "a reply from a port that the endpoint does not have",
     "rewrite_failed": "the kernel refused to change the packet",
+    "source_denied": "the service's list of sources does not let the client in",
+    "source_rate": "the client sends more packets than the service takes from one source",
+    "service_rate": "more packets than the service takes in all",
 }
 
 # enum bpf_map_type (linux/bpf.h)
@@ -221,8 +249,10 @@ class Capacity:
 
     ``services`` counts VIP × port pairs of one family, ``ranges`` the prefixes that ranges of ports make (at most 30
     each), ``backends`` endpoints, ``lut`` slots of all services' Maglev tables together, ``workers`` the workers an
-    edge knows, ``edges`` the relay addresses of edges that a worker knows, ``flows`` the flows whose way back a worker
-    remembers.
+    edge knows, ``filters`` services with a filter (one less), ``sources`` the networks of one family in all lists,
+    where a list that changes needs room beside the old one, ``rated_sources`` the clients of services with a rate per
+    source that are told apart, ``edges`` the relay addresses of edges that a worker knows, ``flows`` the flows whose
+    way back a worker remembers.
     """
 
     services: int = 16_384
@@ -230,6 +260,9 @@ class Capacity:
     backends: int = 65_536
     lut: int = 4_194_304
     workers: int = 4_096
+    filters: int = 4_096
+    sources: int = 1_048_576
+    rated_sources: int = 131_072
     edges: int = 4_096
     flows: int = 262_144
 
@@ -257,6 +290,12 @@ MAPS: dict[str, tuple[MapSpec, ...]] = {
         MapSpec("ew_workers", "array", U32, WORKER, "workers"),
         MapSpec("ew_endpoints", "hash", BE32, U32, "backends"),
         MapSpec("ew_retired", "array", U32, STATS, "backends"),
+        MapSpec("ew_filters", "array", U32, FILTER, "filters"),
+        MapSpec("ew_filtered", "percpu_array", U32, FILTERED, "filters"),
+        MapSpec("ew_sources", "lpm_trie", SOURCE_KEY, U32, "sources"),
+        MapSpec("ew_sources6", "lpm_trie", SOURCE6_KEY, U32, "sources"),
+        MapSpec("ew_buckets", "array", U32, U64, "filters"),
+        MapSpec("ew_source_buckets", "lru_hash", SOURCE_RATE_KEY, U64, "rated_sources"),
     ),
     "worker": (
         *_COMMON,
@@ -297,5 +336,6 @@ def schema_hash(role: str) -> bytes:
     """SHA-256 over the role's maps and records: equal exactly where map contents can be carried over."""
     schema = [[spec.name, spec.type, asdict(spec.key), asdict(spec.value), spec.max_entries] for spec in MAPS[role]]
     # What numbers in the maps mean is part of it: reasons by position, flags by value.
-    meanings = [list(DROP_REASONS), EDGE_HAS_RANGES, SERVICE_AFFINITY_CLIENT, WORKER_LIVE, WORKER_DEAD, ENDPOINT_DIRECT]
+    flags = [EDGE_HAS_RANGES, SERVICE_AFFINITY_CLIENT, FILTER_ADMITS, SOURCE_ALLOWED, ENDPOINT_DIRECT]
+    meanings = [list(DROP_REASONS), *flags, WORKER_LIVE, WORKER_DEAD]
     return hashlib.sha256(json.dumps([schema, meanings], sort_keys=True).encode()).digest()

@@ -54,6 +54,8 @@ def _listed(**options: dict[str, Any]) -> dict[str, Any]:
 _STR: dict[str, Any] = {"type": "str", "required": True}
 _INT: dict[str, Any] = {"type": "int", "required": True}
 _HOST: dict[str, Any] = {"name": _STR, "relay_address": _STR, "relay_address_ipv6": {"type": "str"}}
+_COUNT: dict[str, Any] = {"type": "int"}
+_NETWORKS: dict[str, Any] = {"type": "list", "elements": "str", "default": []}
 
 # The options of forwarder_map: a plan's ``edge`` or ``worker`` object, flat.
 CONTENTS_SPEC: dict[str, Any] = {
@@ -71,6 +73,15 @@ CONTENTS_SPEC: dict[str, Any] = {
         last_port={"type": "int"},
         affinity={"type": "str", "choices": ["flow", "client"], "default": "flow"},
         backends=_listed(endpoint_id=_INT, worker=_STR, weight={"type": "int", "default": 1}),
+    ),
+    "filters": _listed(
+        service=_STR,
+        allow=_NETWORKS,
+        deny=_NETWORKS,
+        packets_per_second=_COUNT,
+        burst=_COUNT,
+        per_source_packets_per_second=_COUNT,
+        per_source_burst=_COUNT,
     ),
     "edges": _listed(**_HOST),
     "endpoints": _listed(

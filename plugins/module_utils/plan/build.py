@@ -20,6 +20,7 @@ from ansible_collections.edgewire.fleet.plugins.module_utils.plan.endpoints impo
     EndpointKey,
     endpoints_of,
 )
+from ansible_collections.edgewire.fleet.plugins.module_utils.plan.filters import Filter
 from ansible_collections.edgewire.fleet.plugins.module_utils.plan.inventory import (
     Fleet,
     Host,
@@ -27,6 +28,7 @@ from ansible_collections.edgewire.fleet.plugins.module_utils.plan.inventory impo
 )
 from ansible_collections.edgewire.fleet.plugins.module_utils.plan.model import (
     SCHEMA,
+    EdgeFilter,
     EdgePlan,
     EdgeService,
     HostPlan,
@@ -42,6 +44,7 @@ from ansible_collections.edgewire.fleet.plugins.module_utils.plan.model import (
 )
 from ansible_collections.edgewire.fleet.plugins.module_utils.plan.ports import PortRange, overlaps
 from ansible_collections.edgewire.fleet.plugins.module_utils.plan.problems import Problems
+from ansible_collections.edgewire.fleet.plugins.module_utils.plan.services import Service
 
 KEY_DIRECTORY = "/etc/edgewire/wireguard"
 
@@ -84,6 +87,7 @@ def build(fleet: Fleet, public_keys: Mapping[str, str], *, predict: bool = False
     unreachable = frozenset() if predict else frozenset(missing)
     endpoints = endpoints_of(fleet.services)
     services = _edge_services(endpoints, unreachable)
+    filters = _edge_filters(fleet.services)
     by_worker: dict[str, list[WorkerEndpoint]] = {host.name: [] for host in fleet.workers}
     for endpoint in endpoints:
         by_worker[endpoint.key.worker].append(_worker_endpoint(endpoint))
@@ -107,6 +111,7 @@ def build(fleet: Fleet, public_keys: Mapping[str, str], *, predict: bool = False
             relay_address_ipv6=host.addresses.relay_ipv6,
             workers=workers,
             services=services,
+            filters=filters,
         )
         wireguard = _wireguard(host, peers_of_edge(settings.keepalive))
         plans.append(HostPlan(SCHEMA, host.name, wireguard, routes.of(host), edge=edge))
@@ -222,6 +227,23 @@ def _edge_services(endpoints: Sequence[Endpoint], unreachable: frozenset[str]) -
     return tuple(
         EdgeService(*service, tuple(sorted(backends, key=lambda item: item.endpoint_id)))
         for service, backends in sorted(grouped.items())
+    )
+
+
+def _edge_filters(services: Sequence[Service]) -> tuple[EdgeFilter, ...]:
+    return tuple(_edge_filter(service.name, service.filter) for service in services if service.filter)
+
+
+def _edge_filter(name: str, wanted: Filter) -> EdgeFilter:
+    limit, source_limit = wanted.limit, wanted.source_limit
+    return EdgeFilter(
+        service=name,
+        allow=tuple(map(str, wanted.allow)),
+        deny=tuple(map(str, wanted.deny)),
+        packets_per_second=limit.packets_per_second if limit else None,
+        burst=limit.burst if limit else None,
+        per_source_packets_per_second=source_limit.packets_per_second if source_limit else None,
+        per_source_burst=source_limit.burst if source_limit else None,
     )
 
 

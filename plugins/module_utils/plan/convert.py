@@ -118,7 +118,8 @@ def routed_address(value: object) -> Address:
     return parsed
 
 
-def _network(value: object) -> IPv4Network | IPv6Network:
+def network(value: object) -> IPv4Network | IPv6Network:
+    """A prefix of either family, of any length, with no host bits set."""
     if not isinstance(value, str) or "/" not in value:
         raise ValueError(f"{shown(value)} is not a prefix such as 100.64.0.0/11")
     try:
@@ -129,18 +130,18 @@ def _network(value: object) -> IPv4Network | IPv6Network:
 
 def ipv4_network(value: object) -> IPv4Network:
     """An IPv4 prefix with at least two host numbers and no host bits set."""
-    network = _network(value)
-    if not isinstance(network, IPv4Network) or network.prefixlen > 30:
+    parsed = network(value)
+    if not isinstance(parsed, IPv4Network) or parsed.prefixlen > 30:
         raise ValueError(f"{shown(value)} is not an IPv4 prefix of length 30 or less")
-    return network
+    return parsed
 
 
 def ipv6_network(value: object) -> IPv6Network:
     """An IPv6 prefix with at least two host numbers and no host bits set."""
-    network = _network(value)
-    if not isinstance(network, IPv6Network) or network.prefixlen > 126:
+    parsed = network(value)
+    if not isinstance(parsed, IPv6Network) or parsed.prefixlen > 126:
         raise ValueError(f"{shown(value)} is not an IPv6 prefix of length 126 or less")
-    return network
+    return parsed
 
 
 def free_number(low: int, high: int, taken: Mapping[int, str], what: str) -> Callable[[object], int]:

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ansible_collections.edgewire.fleet.plugins.module_utils.plan import checks, convert
@@ -31,6 +31,7 @@ from ansible_collections.edgewire.fleet.plugins.module_utils.plan.addressing imp
     addresses_of,
     assign_ids,
 )
+from ansible_collections.edgewire.fleet.plugins.module_utils.plan.filters import parse_networks
 from ansible_collections.edgewire.fleet.plugins.module_utils.plan.problems import Problems
 from ansible_collections.edgewire.fleet.plugins.module_utils.plan.services import (
     Service,
@@ -91,6 +92,7 @@ def parse_inventory(inventory: Mapping[str, Any], problems: Problems) -> Fleet:
         key: read_variable(key, variable, (shared,), "the fleet", problems) for key, variable in FLEET_VARIABLES.items()
     }
     services = parse_services(fleet_wide.pop("edgewire_services"), workers, problems)
+    denied = parse_networks(fleet_wide.pop("edgewire_deny_sources"), "edgewire_deny_sources", "the fleet", problems)
     prefixes = Prefixes(**{key.removeprefix("edgewire_"): value for key, value in fleet_wide.items()})
     prefixes.check(problems)
 
@@ -121,7 +123,7 @@ def parse_inventory(inventory: Mapping[str, Any], problems: Problems) -> Fleet:
         prefixes,
         built(edges),
         built(workers),
-        tuple(services),
+        tuple(replace(service, filter=service.filter.without(denied)) for service in services),
         tuple(misspelt(names_set)),
         preshared=inventory.get("preshared") is True,
     )

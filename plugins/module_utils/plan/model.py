@@ -113,6 +113,22 @@ class EdgeService:
 
 
 @dataclass(frozen=True)
+class EdgeFilter:
+    """Who may send to a service, and how many packets a second and at once, of all sources together and of each.
+
+    ``service`` is the name of services; None is no limit.
+    """
+
+    service: str
+    allow: tuple[str, ...]
+    deny: tuple[str, ...]
+    packets_per_second: int | None = None
+    burst: int | None = None
+    per_source_packets_per_second: int | None = None
+    per_source_burst: int | None = None
+
+
+@dataclass(frozen=True)
 class EdgePlan:
     """What an edge's programs and maps hold."""
 
@@ -123,6 +139,7 @@ class EdgePlan:
     relay_address_ipv6: str
     workers: tuple[RelayHost, ...]
     services: tuple[EdgeService, ...]
+    filters: tuple[EdgeFilter, ...]
 
 
 @dataclass(frozen=True)

@@ -5,12 +5,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any, TypeVar
 
 from ansible_collections.edgewire.fleet.plugins.module_utils.plan import convert
 from ansible_collections.edgewire.fleet.plugins.module_utils.plan.convert import Address
+from ansible_collections.edgewire.fleet.plugins.module_utils.plan.filters import Filter, parse_filter
 from ansible_collections.edgewire.fleet.plugins.module_utils.plan.ports import (
     PortRange,
     mapped,
@@ -20,7 +21,7 @@ from ansible_collections.edgewire.fleet.plugins.module_utils.plan.ports import (
 from ansible_collections.edgewire.fleet.plugins.module_utils.plan.problems import Problems
 
 VARIABLE = "edgewire_services"
-_SERVICE_KEYS = frozenset({"name", "vips", "ports", "affinity", "reply", "backends"})
+_SERVICE_KEYS = frozenset({"name", "vips", "ports", "affinity", "reply", "sources", "limits", "backends"})
 _BACKEND_KEYS = frozenset({"worker", "address", "address_ipv6", "port", "weight", "state"})
 # The key that bears the container's address of each family.
 _ADDRESS_KEYS: Mapping[int, str] = {4: "address", 6: "address_ipv6"}
@@ -75,6 +76,7 @@ class Service:
     affinity: str
     backends: tuple[Backend, ...]
     reply: str = "edge"
+    filter: Filter = field(default_factory=Filter)
 
 
 def parse_services(raw: object, workers: Collection[str], problems: Problems) -> list[Service]:
@@ -124,7 +126,8 @@ def _parse_service(number: int, item: Mapping[str, Any], workers: Collection[str
             except ValueError as error:
                 problems.add(subject, key, str(error))
     backends = _parse_backends(item.get("backends"), vips, ports, workers, subject, problems)
-    return Service(name, tuple(vips), tuple(ports), options["affinity"], tuple(backends), options["reply"])
+    held = parse_filter(item, subject, problems)
+    return Service(name, tuple(vips), tuple(ports), options["affinity"], tuple(backends), options["reply"], held)
 
 
 def _parse_list(

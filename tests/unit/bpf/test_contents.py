@@ -97,6 +97,27 @@ def test_ranges_families_and_addresses_are_checked() -> None:
         contents.worker_wanted(worker({**endpoint(7, 1), "last_port": 65535, "container_port": 2}))
 
 
+def test_filters_are_checked() -> None:
+    params = edge(("203.0.113.53", 53, [backend(9)]))
+    name = params["services"][0]["name"]
+    params["filters"] = [
+        {"service": name, "allow": ["198.51.100.7/24", "192.0.2.0/24"], "deny": ["192.0.2.0/24"]},
+        {"service": name, "packets_per_second": 10_000_001},
+        {"service": "other", "per_source_packets_per_second": 1, "per_source_burst": -1},
+    ]
+    with pytest.raises(EdgewireError) as caught:
+        contents.edge_wanted(params)
+    for told in (
+        f"filter of service {name}: allow: 198.51.100.7/24 has host bits set",
+        f"filter of service {name}: 192.0.2.0/24 is both allowed and denied",
+        f"filter of service {name}: packets_per_second 10000001, burst 1: from 1 to 10000000",
+        "filter of service other: per_source_packets_per_second 1, per_source_burst -1: from 1 to 10000000",
+        f"service {name} has 2 filters",
+        "filter of an unknown service: other",
+    ):
+        assert told in str(caught.value)
+
+
 def test_an_endpoint_id_twice_on_a_worker() -> None:
     with pytest.raises(EdgewireError, match="claimed twice: endpoint id 7"):
         contents.worker_wanted(worker(endpoint(7, 53), endpoint(7, 54)))

@@ -8,6 +8,7 @@ import dataclasses
 import itertools
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from random import Random
 from typing import Any, cast
 
@@ -21,6 +22,7 @@ from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.edge_state impo
     ServiceWanted,
     entries_of,
 )
+from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.filters import FilterWanted, Rate, source_of
 from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.map_io import Fold, Maps, Write
 from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.relays import Relays
 from ansible_collections.edgewire.fleet.plugins.module_utils.errors import EdgewireError
@@ -29,8 +31,8 @@ from ansible_collections.edgewire.fleet.tests.unit.bpf.fake_maps import FakeMaps
 from hypothesis import given
 from hypothesis import strategies as st
 
-ROOMY = layout.Capacity(services=16, ranges=32, backends=64, lut=256)
-TIGHT = layout.Capacity(services=5, ranges=5, backends=10, lut=30, workers=4)
+ROOMY = layout.Capacity(services=16, ranges=32, backends=64, lut=256, filters=16, sources=64)
+TIGHT = layout.Capacity(services=5, ranges=5, backends=10, lut=30, workers=4, filters=5, sources=9)
 WORKERS = {f"worker{n}": Relays(f"100.96.0.{n}", f"fd65::{n}") for n in range(1, 5)}
 CLAIMS: list[Claim] = [
     ("203.0.113.1", 53, 53),
@@ -52,6 +54,18 @@ def _small_tables() -> Iterator[None]:
         yield
 
 
+NETWORKS = ["198.51.100.0/24", "198.51.100.7/32", "0.0.0.0/0", "2001:db8:c::/64", "::/0"]
+
+
+@st.composite
+def wanted_filters(draw: st.DrawFn, service: str) -> FilterWanted:
+    """A service's filter; few networks and rates, so that services share lists and differ in one thing."""
+    said = draw(st.dictionaries(st.sampled_from(NETWORKS), st.booleans(), max_size=3))
+    sources = frozenset(source_of(network, allowed=allowed) for network, allowed in said.items())
+    rates = [Rate(draw(st.sampled_from([0, 1000])), draw(st.sampled_from([1, 20]))) for _ in range(2)]
+    return FilterWanted(service, sources, *rates)
+
+
 @st.composite
 def wanted_states(draw: st.DrawFn) -> EdgeWanted:
     """An edge with some services; an endpoint id belongs to one claim, as the plan sees to."""
@@ -67,7 +81,9 @@ def wanted_states(draw: st.DrawFn) -> EdgeWanted:
     names = sorted(used | draw(st.sets(st.sampled_from(sorted(WORKERS)))))
     dead = draw(st.sets(st.sampled_from(names))) if names else set()
     workers = {name: WORKERS[name] for name in names}
-    return EdgeWanted(OWN, draw(st.integers(1, 3)), 2, workers, tuple(services), frozenset(dead))
+    held = draw(st.sets(st.sampled_from([s.name for s in services]))) if services else set()
+    filters = tuple(draw(wanted_filters(name)) for name in sorted(held))
+    return EdgeWanted(OWN, draw(st.integers(1, 3)), 2, workers, tuple(services), frozenset(dead), filters)
 
 
 def state_of(maps: FakeMaps) -> EdgeState:
@@ -80,12 +96,33 @@ def plan(wanted: EdgeWanted, maps: FakeMaps) -> tuple[list[Step], list[Write | F
     return edge_maps.plan(wanted, state_of(maps))
 
 
+def filter_meaning(state: EdgeState, index: int) -> Any:
+    """What the filter of an entry says, indices gone; None where the entry has none."""
+    if not index:
+        return None
+    record = dict(state.filters.filters[index])
+    return state.filters.lists.get(record.pop("sources"), frozenset()), record
+
+
+def wanted_filter(wanted: EdgeWanted, name: str) -> Any:
+    """The same of what is wanted of a service."""
+    (found,) = [item for item in wanted.filters if item.service == name] or [None]
+    if found is None:
+        return None
+    record = found.record(0)
+    del record["sources"]
+    return found.sources, record
+
+
 def resolve(state: EdgeState) -> dict[str, Any]:
     """What the maps mean, indices gone: per lookup entry its table, per endpoint its record and its way back."""
     return {
         "config": dict(state.config),
-        "entries": {entry: (state.table_of(record), record["flags"]) for entry, record in state.entries.items()},
         "workers": {(w["relay"], w["relay6"]): w["state"] for w in state.workers.values()},
+        "entries": {
+            entry: (state.table_of(record), record["flags"], filter_meaning(state, record["filter"]))
+            for entry, record in state.entries.items()
+        },
         "backends": {
             b["endpoint_id"]: (state.relay_of(b), b["vip"], b["port"], b["last_port"], b["stats_index"] == slot)
             for slot, b in state.backends.items()
@@ -110,7 +147,9 @@ def meaning(wanted: EdgeWanted) -> dict[str, Any]:
     return {
         "config": wanted.config,
         "entries": {
-            entry: (service.table, service.flags) for service in wanted.services for entry in entries_of(service.claim)
+            entry: (service.table, service.flags, wanted_filter(wanted, service.name))
+            for service in wanted.services
+            for entry in entries_of(service.claim)
         },
         "workers": {
             (relays.ipv4, relays.ipv6): layout.WORKER_DEAD if name in wanted.dead_workers else layout.WORKER_LIVE
@@ -130,6 +169,10 @@ def assert_is(wanted: EdgeWanted, maps: FakeMaps) -> None:
     assert len(state.workers) == len(wanted.workers), "a worker in two slots"
     indices = [counter_of(state, service.claim) for service in wanted.services]
     assert len(set(indices)) == len(indices)
+    assert len(state.filters.filters) == len(wanted.filters), "a filter for each service, and no other"
+    assert sorted(map(sorted, state.filters.lists.values())) == sorted(
+        sorted(sources) for sources in {item.sources for item in wanted.filters} if sources
+    )
     assert plan(wanted, maps) == ([], [])
 
 
@@ -162,9 +205,14 @@ def test_every_packet_on_the_way_finds_a_backend(old: EdgeWanted, new: EdgeWante
     stay = {s.claim for s in old.services} & {s.claim for s in new.services}
     replies = {b.endpoint_id for s in old.services for b in s.backends}
     replies &= {b.endpoint_id for s in new.services for b in s.backends}
+    filters = [{s.claim: wanted_filter(w, s.name) for s in w.services} for w in (old, new)]
     for write in plan(new, maps)[1]:
         maps.apply([write])
         state = state_of(maps)
+        for entry, record in state.entries.items():
+            claim = mine[entry][0]
+            now = filter_meaning(state, record["filter"])
+            assert now in [side[claim] for side in filters if claim in side], "the old filter or the new one, whole"
         assert {entry for claim in stay for entry in entries_of(claim)} <= set(state.entries)
         for entry, record in state.entries.items():
             claim, endpoints = mine[entry]
@@ -183,13 +231,18 @@ def test_every_packet_on_the_way_finds_a_backend(old: EdgeWanted, new: EdgeWante
 def test_what_is_right_is_not_written(old: EdgeWanted, new: EdgeWanted) -> None:
     maps = maps_with(old)
     state = state_of(maps)
-    same = [s for s in new.services if s in old.services]
+    same = [s for s in new.services if s in old.services and wanted_filter(old, s.name) == wanted_filter(new, s.name)]
     entries = {(entry.map, entry.pack()) for s in same for entry in entries_of(s.claim)}
     ids = {b.endpoint_id for s in same for b in s.backends}
     slots = {layout.U32.pack({"value": state.endpoints[eid]}) for eid in ids}
     replies = {layout.BE32.pack({"value": eid}) for eid in ids}
     touched = {(write[0], write[1]) for write in plan(new, maps)[1]}
     assert not entries & touched
+    indices = {state.entries[entry]["filter"] for s in same for entry in entries_of(s.claim)} - {0}
+    assert not {("ew_filters", layout.U32.pack({"value": index})) for index in indices} & touched
+    lists = {state.filters.filters[index]["sources"] for index in indices} - {0}
+    sources = {key for name, key in touched if name in ("ew_sources", "ew_sources6")}
+    assert not {int.from_bytes(key[4:8], "big") for key in sources} & lists
     assert not {("ew_backends", key) for key in slots} & touched
     assert not {("ew_endpoints", key) for key in replies} & touched
     assert (("ew_config", bytes(4)) in touched) == (old.config != new.config)
@@ -216,6 +269,9 @@ GARBAGE = {
     "ew_services6": (layout.SERVICE6_KEY, layout.SERVICE),
     "ew_ranges": (layout.RANGE_KEY, layout.SERVICE),
     "ew_config": (layout.U32, layout.EDGE_CONFIG),
+    "ew_filters": (layout.U32, layout.FILTER),
+    "ew_sources": (layout.SOURCE_KEY, layout.U32),
+    "ew_sources6": (layout.SOURCE6_KEY, layout.U32),
 }
 
 
@@ -260,6 +316,12 @@ def service(weights: dict[int, int], port: int = 53) -> ServiceWanted:
 def edge(*services: ServiceWanted) -> EdgeWanted:
     """An edge with these services."""
     return EdgeWanted(OWN, 1, 2, WORKERS, services)
+
+
+def filtered(*networks: str) -> EdgeWanted:
+    """An edge whose one service denies some networks."""
+    sources = frozenset(source_of(network, allowed=False) for network in networks)
+    return replace(edge(service({7: 1})), filters=(FilterWanted("dns", sources),))
 
 
 def test_steps_speak_of_addresses_names_and_shares() -> None:
@@ -351,11 +413,54 @@ def test_no_count_is_lost_and_none_is_inherited(states: list[EdgeWanted], random
         (edge(service(dict.fromkeys(range(1, 12), 0))), "backends: 11 needed, room for 10"),
         (edge(*(service({n: 1, n + 100: 1}, port=n) for n in range(1, 6))), "lut: 35 needed, room for 30"),
         (dataclasses.replace(edge(), workers={**WORKERS, "worker5": OWN}), "workers: 5 needed, room for 4"),
+        (filtered(*(f"10.0.{n}.0/24" for n in range(10))), "sources: 10 needed .*, room for 9"),
+        (
+            replace(edge(service({7: 1})), filters=tuple(FilterWanted(f"s{n}", frozenset()) for n in range(5))),
+            "filters: 6 needed, room for 5",
+        ),
     ],
 )
 def test_too_much_for_the_maps(wanted: EdgeWanted, told: str) -> None:
     with pytest.raises(EdgewireError, match=told):
         plan(wanted, FakeMaps("edge", TIGHT))
+
+
+def test_a_filters_step_names_what_differs() -> None:
+    maps = maps_with(edge(service({7: 1})))
+    steps, writes = plan(filtered("198.51.100.0/24", "2001:db8:c::/64"), maps)
+    told = {(step.verb, step.kind, step.name): step for step in steps}
+    added = told["add", "filter", "of service dns"].after
+    assert added is not None
+    assert (added["others"], added["allow"], added["deny"]) == ("allowed", 0, 2)
+    assert added["networks"] == ["deny 198.51.100.0/24", "deny 2001:db8:c::/64"]
+    changed = told["change", "service", "203.0.113.53:53/udp"]
+    assert changed.before is not None
+    assert changed.after is not None
+    assert (changed.before["filtered"], changed.after["filtered"]) == (False, True)
+    maps.apply(writes)
+
+    more = filtered("198.51.100.0/24", *(f"10.0.{n}.0/24" for n in range(12)))
+    step = next(step for step in plan(more, maps)[0] if step.kind == "filter")
+    assert step.before is not None
+    assert step.after is not None
+    assert step.before["networks"] == ["deny 2001:db8:c::/64"]
+    assert (len(step.after["networks"]), step.after["networks"][-1]) == (11, "and 2 more")
+
+
+def test_a_filter_does_not_move_a_table() -> None:
+    maps = maps_with(edge(service({7: 1})))
+    touched = {write[0] for write in plan(filtered("198.51.100.0/24"), maps)[1]}
+    assert touched == {"ew_sources", "ew_filters", "ew_filtered", "ew_buckets", "ew_services"}
+
+
+def test_a_new_filters_counters_and_bucket_start_at_zero() -> None:
+    maps = FakeMaps("edge", ROOMY)
+    key = layout.U32.pack({"value": 1})
+    maps["ew_filtered"].put(key, b"\x01" * layout.FILTERED.size)
+    maps["ew_buckets"].put(key, b"\x01" * 8)
+    maps.apply(plan(filtered("198.51.100.0/24"), maps)[1])
+    assert state_of(maps).filters.filters.keys() == {1}
+    assert not any(maps["ew_filtered"].entries[key] + maps["ew_buckets"].entries[key])
 
 
 def test_full_maps_exchange_all_their_services() -> None:

@@ -23,6 +23,7 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "address": st.just("")
     | st.integers(0, 2**32 - 1).map(lambda n: socket.inet_ntoa(n.to_bytes(4, "big")))
     | st.integers(2**64, 2**128 - 1).map(lambda n: socket.inet_ntop(socket.AF_INET6, n.to_bytes(16, "big"))),
+    "ipv6": st.integers(0, 2**128 - 1).map(lambda n: socket.inet_ntop(socket.AF_INET6, n.to_bytes(16, "big"))),
     "be16": st.integers(0, 2**16 - 1),
     "be32": st.integers(0, 2**32 - 1),
     "u16": st.integers(0, 2**16 - 1),
@@ -57,16 +58,18 @@ def test_no_implicit_padding(record: layout.Record) -> None:
     offset = 0
     for name, kind in record.fields:
         size = layout.Record("", ((name, kind),)).size
-        assert offset % (4 if kind == "address" else min(size, 8)) == 0, name
+        assert offset % (4 if kind in ("address", "ipv4", "ipv6") else min(size, 8)) == 0, name
         offset += size
     assert offset == record.size
 
 
 def test_every_capacity_is_a_compiler_flag() -> None:
-    flags = layout.Capacity(services=1, ranges=6, backends=2, lut=3, edges=4, flows=5, workers=7).flags()
+    flags = layout.Capacity(
+        services=1, ranges=6, backends=2, lut=3, workers=10, filters=7, sources=8, rated_sources=9, edges=4, flows=5
+    ).flags()
     assert " ".join(flags) == (
-        "-DMAX_BACKENDS=2 -DMAX_EDGES=4 -DMAX_FLOWS=5 -DMAX_LUT=3 -DMAX_RANGES=6 -DMAX_SERVICES=1 -DMAX_STATS=2"
-        " -DMAX_WORKERS=7"
+        "-DMAX_BACKENDS=2 -DMAX_EDGES=4 -DMAX_FILTERS=7 -DMAX_FLOWS=5 -DMAX_LUT=3 -DMAX_RANGES=6"
+        " -DMAX_RATED_SOURCES=9 -DMAX_SERVICES=1 -DMAX_SOURCES=8 -DMAX_STATS=2 -DMAX_WORKERS=10"
     )
 
 

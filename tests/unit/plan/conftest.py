@@ -59,6 +59,9 @@ def _ports(draw: st.DrawFn) -> tuple[Any, list[Any]]:
     return ports, targets
 
 
+_NETWORKS = ["198.51.100.0/24", "198.51.100.7/32", "0.0.0.0/0", "2001:db8:c::/48", "::/0"]
+
+
 @st.composite
 def _fleets(draw: st.DrawFn) -> Inventory:
     fleet = _fleet(draw(st.integers(1, 5)), draw(st.integers(1, 5)))
@@ -104,8 +107,16 @@ def _fleets(draw: st.DrawFn) -> Inventory:
         }
         if affinity := draw(st.sampled_from([None, "flow", "client"])):
             service["affinity"] = affinity
+        if sources := draw(st.dictionaries(st.sampled_from(_NETWORKS), st.sampled_from(["allow", "deny"]))):
+            service["sources"] = {
+                key: [network for network, said in sources.items() if said == key] for key in set(sources.values())
+            }
+        if rates := draw(st.dictionaries(st.sampled_from(["", "per_source_"]), st.integers(1, 10_000_000))):
+            service["limits"] = {f"{prefix}packets_per_second": rate for prefix, rate in rates.items()}
         services.append(service)
     fleet["vars"]["edgewire_services"] = services
+    if denied := draw(st.lists(st.sampled_from(_NETWORKS), unique=True)):
+        fleet["vars"]["edgewire_deny_sources"] = denied
     return fleet
 
 
