@@ -82,15 +82,16 @@ EXAMPLES = r"""
 - name: Take this host's plan
   ansible.builtin.set_fact:
     edgewire_plan: >-
-      {{ lookup('ansible.builtin.file',
-                edgewire_fleet_plan.plan_dir ~ '/' ~ inventory_hostname ~ '.json') | from_json }}
+      {{ lookup('edgewire.fleet.plan', inventory_hostname, plan_dir=edgewire_fleet_plan.plan_dir,
+                fleet_hash=edgewire_fleet_plan.fleet_hash) }}
 """
 
 RETURN = r"""
 plan_dir:
   description: >-
-    The directory that holds the plans C(HOST.json) and C(manifest.json); in check mode the one for
-    checks.
+    The directory that holds the plans C(HOST.json), in C(parts) what they share, and
+    C(manifest.json); in check mode the one for checks. P(edgewire.fleet.plan#lookup) puts a plan
+    together.
   returned: success
   type: str
   sample: /srv/fleet/inventory/.edgewire/plans

@@ -120,6 +120,7 @@ def planner(hosts: int) -> dict[str, Any]:
         data = renderer.render(host)
         digest(data)
         size += len(data)
+    size += sum(map(len, renderer.parts.values()))
     return {"plan": planned - begin, "render": time.perf_counter() - planned, "output": size / 2**20}
 
 
@@ -183,7 +184,7 @@ def main() -> int:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--sizes", type=int, nargs="+", default=[100, 1000, 10_000], help="fleets for the planner")
-    parser.add_argument("--plays", type=int, nargs="+", default=[100, 1000], help="fleets for the whole task")
+    parser.add_argument("--plays", type=int, nargs="+", default=[100, 1000, 10_000], help="fleets for the whole task")
     parser.add_argument("--usual", type=int, default=200, help="the fleet for the usual way")
     options = parser.parse_args()
     print(f"{time.strftime('%Y-%m-%d')}, kernel {platform.release()}, {os.cpu_count()} x {cpu_model()},", end=" ")

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -12,6 +13,7 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
+import yaml
 
 from .support import FLEET, answer, recap, until
 
@@ -82,6 +84,24 @@ def test_two_controllers_at_once(lab: Lab) -> None:
     counts = recap(lab.playbook("edgewire.fleet.site").stdout)
     assert all(row["changed"] == 0 for row in counts.values()), counts
     assert answer(lab) == "198.18.0.80"
+
+
+def test_a_plan_from_before_another_controller_came_is_refused(lab: Lab) -> None:
+    looked = yaml.safe_load(lab.ansible("edge1", "edgewire.fleet.host_plan").stdout.split("=>", 1)[1])
+    old = json.loads(lab.run("edge1", "cat", "/etc/edgewire/plan.json").stdout)
+    old["wireguard"]["mtu"] = 1400
+    lab.playbook("edgewire.fleet.site", "--limit", "edge1", "-e", "edgewire_keepalive=20")  # the other controller
+    for seen in ({"replaces": looked["sha256"]}, {}):
+        arguments = json.dumps({"plan": old, **seen})
+        refused = lab.ansible("edge1", "edgewire.fleet.host_plan", "-a", arguments, check=False)
+        assert refused.returncode != 0
+        assert "this host has been given another plan" in refused.stdout
+    given = json.loads(lab.run("edge1", "cat", "/etc/edgewire/plan.json").stdout)
+    assert {peer["persistent_keepalive"] for peer in given["wireguard"]["peers"]} == {20}
+    # A run of its own looks anew.
+    counts = recap(lab.playbook("edgewire.fleet.site").stdout)
+    assert {host for host, row in counts.items() if row["changed"]} == {"edge1"}
+    lab.playbook("edgewire.fleet.verify")
 
 
 @pytest.mark.parametrize(

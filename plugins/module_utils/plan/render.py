@@ -2,6 +2,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Plans and manifest → bytes. The same plan always gives the same bytes, one line an item, so files
 diff well.
+
+A long list that other hosts are likely to have, too, is written once, as a part named by its
+content's hash, and a plan's file has ``{"part": HASH}`` in its place: written out in full, the
+plans of 10,000 hosts would be 7.6 GB.
 """
 
 from __future__ import annotations
@@ -18,15 +22,27 @@ from ansible_collections.edgewire.fleet.plugins.module_utils.plan.model import (
     encode,
 )
 
+PART = "part"
+
 
 def _compact(value: Any) -> str:
     return json.dumps(value, ensure_ascii=True, separators=(", ", ": "))
 
 
+# Fields of which many hosts have the same list. One that is shorter than this many characters stays
+# in the plan's file, so that a small fleet's plans can be read as they are.
+_SHARED = frozenset({"peers", "workers", "services", "edges"})
+_SHORTEST_PART = 4096
+
+
 class Renderer:
-    """Renders the plans of one fleet; the text of tuples that plans share is made once."""
+    """Renders the plans of one fleet; the text of tuples that plans share is made once.
+
+    ``parts`` are the parts of all plans rendered so far: hash → bytes.
+    """
 
     def __init__(self) -> None:
+        self.parts: dict[str, bytes] = {}
         # By identity: comparing two peer lists costs as much as rendering one. The tuple is kept,
         # so its id stays its own.
         self._lists: dict[int, tuple[tuple[Any, ...], str]] = {}
@@ -50,16 +66,21 @@ class Renderer:
         for field in dataclasses.fields(section):
             value = getattr(section, field.name)
             is_list = isinstance(value, tuple) and value and dataclasses.is_dataclass(value[0])
-            text = self._list(value) if is_list else _compact(encode(value))
+            text = self._list(value, field.name in _SHARED) if is_list else _compact(encode(value))
             entries.append(f'"{field.name}": {text}')
         return "{\n    " + ",\n    ".join(entries) + "\n  }"
 
-    def _list(self, items: tuple[Any, ...]) -> str:
+    def _list(self, items: tuple[Any, ...], shared: bool) -> str:
         known = self._lists.get(id(items))
         if known is not None:
             return known[1]
         lines = ",\n      ".join(_compact(encode(item)) for item in items)
         text = f"[\n      {lines}\n    ]"
+        if shared and len(text) >= _SHORTEST_PART:
+            part = f"{text}\n".encode()
+            name = digest(part)
+            self.parts[name] = part
+            text = _compact({PART: name})
         self._lists[id(items)] = (items, text)
         return text
 

@@ -36,7 +36,9 @@ PLAYBOOK = """
       run_once: true
       check_mode: false
     - ansible.builtin.set_fact:
-        mine: "{{ lookup('file', fleet_plan.plan_dir ~ '/' ~ inventory_hostname ~ '.json') | from_json }}"
+        mine: >-
+          {{ lookup('edgewire.fleet.plan', inventory_hostname, plan_dir=fleet_plan.plan_dir,
+                    fleet_hash=fleet_plan.fleet_hash) }}
     - ansible.builtin.assert:
         that: mine.host == inventory_hostname
 """

@@ -29,6 +29,7 @@ from ansible_collections.edgewire.fleet.plugins.module_utils.plan.session import
     Outcome,
     plan_and_store,
 )
+from ansible_collections.edgewire.fleet.plugins.module_utils.plan.store import load_plan
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -120,6 +121,46 @@ def test_a_session_writes_only_what_changes(tmp_path: Path, make_fleet: Callable
     assert manifest["hosts"] == fewer.written.hashes
     # Its key stays: it may only be away.
     assert "edge2" in yaml.safe_load((tmp_path / "keys.yml").read_text())["edgewire_public_keys"]
+
+
+def test_what_many_plans_have_is_written_once_and_put_together_again(
+    tmp_path: Path, make_fleet: Callable[..., Any], key_of: KeyOf
+) -> None:
+    fleet = make_fleet(edges=30, workers=30)
+    keys = {name: key_of(name) for name in fleet["hosts"]}
+    first = session(tmp_path, fleet, keys)
+    plans = tmp_path / "plans"
+    files = [plans / f"{name}.json" for name in fleet["hosts"]]
+    shared = {path.name: path.stat().st_size for path in (plans / "parts").iterdir()}
+    assert len(shared) == 2  # the edges' peers, the workers' peers; other lists of this fleet are short
+    assert max(path.stat().st_size for path in files) < 8000 < min(shared.values())
+    for plan in first.plan.hosts:
+        assert load_plan(plans, plan.host, first.written.fleet_hash) == plan.to_dict()
+
+    second = session(tmp_path, fleet, {"edge1": key_of("new")})
+    assert second.written.written == 30  # the workers
+    left = {path.name for path in (plans / "parts").iterdir()}
+    assert len(left) == 2
+    assert len(left & set(shared)) == 1
+    with pytest.raises(EdgewireError, match="has been planned anew since"):
+        load_plan(plans, "edge1", first.written.fleet_hash)
+    with pytest.raises(EdgewireError, match="there is no plan of edge99"):
+        load_plan(plans, "edge99")
+
+
+@pytest.mark.parametrize("path", ["edge1.json", "parts/*.json"])
+def test_a_plan_that_is_not_the_manifests_is_refused(
+    tmp_path: Path, make_fleet: Callable[..., Any], key_of: KeyOf, path: str
+) -> None:
+    """It may be left from before, or half of another session's."""
+    fleet = make_fleet(edges=30, workers=30)
+    session(tmp_path, fleet, {name: key_of(name) for name in fleet["hosts"]})
+    before = {file: file.read_bytes() for file in (tmp_path / "plans").glob(path)}
+    session(tmp_path, fleet, {name: key_of(f"new {name}") for name in fleet["hosts"]})
+    for old, new in zip(sorted(before), sorted((tmp_path / "plans").glob(path)), strict=True):
+        new.write_bytes(before[old])
+    with pytest.raises(EdgewireError, match="plan again"):
+        load_plan(tmp_path / "plans", "edge1")
 
 
 def test_a_rotated_key_replaces_the_old_one(tmp_path: Path, make_fleet: Callable[..., Any], key_of: KeyOf) -> None:
