@@ -7,6 +7,8 @@
 #ifndef EDGEWIRE_DROPS_H
 #define EDGEWIRE_DROPS_H
 
+#include "capture.h"
+
 enum drop_reason {
 	DROP_MALFORMED,
 	DROP_RELAY_FROM_OUTSIDE,
@@ -43,6 +45,22 @@ struct identity {
 };
 BPF_TABLE("array", __u32, struct identity, ew_identity, 1);
 
+/*
+ * What stands for a drop and its reason on the way out of a program; the program's last line (xdp_verdict, tc_verdict)
+ * counts it, has it sampled and makes the kernel's verdict of it. No verdict of the kernel's has such a number.
+ */
+#define DROP_VERDICT 0x100
+
+static __always_inline int xdp_drop(__u32 reason)
+{
+	return DROP_VERDICT + reason;
+}
+
+static __always_inline int tc_drop(__u32 reason)
+{
+	return DROP_VERDICT + reason;
+}
+
 static __always_inline void count_drop(__u32 reason)
 {
 	__u64 *count = ew_drops.lookup(&reason);
@@ -51,15 +69,45 @@ static __always_inline void count_drop(__u32 reason)
 		*count += 1;
 }
 
-static __always_inline int xdp_drop(__u32 reason)
+static __always_inline int xdp_verdict(struct xdp_md *ctx, int verdict)
 {
+	__u32 reason = verdict - DROP_VERDICT;
+
+	if (reason >= DROP_REASONS)
+		return verdict;
 	count_drop(reason);
+	if (is_captured(reason)) {
+		struct sample sample = {
+			.when = bpf_ktime_get_boot_ns(),
+			.reason = reason,
+			.ifindex = ctx->ingress_ifindex,
+			.length = (void *)(long)ctx->data_end - (void *)(long)ctx->data,
+			.hook = SAMPLE_XDP,
+		};
+
+		send_sample(ctx, &sample);
+	}
 	return XDP_DROP;
 }
 
-static __always_inline int tc_drop(__u32 reason)
+static __always_inline int tc_verdict(struct __sk_buff *skb, int verdict)
 {
+	__u32 reason = verdict - DROP_VERDICT;
+
+	if (reason >= DROP_REASONS)
+		return verdict;
 	count_drop(reason);
+	if (is_captured(reason)) {
+		struct sample sample = {
+			.when = bpf_ktime_get_boot_ns(),
+			.reason = reason,
+			.ifindex = skb->ifindex,
+			.length = skb->len,
+			.hook = SAMPLE_TC,
+		};
+
+		send_sample(skb, &sample);
+	}
 	return TC_ACT_SHOT;
 }
 

@@ -186,7 +186,7 @@ static __always_inline int forward6(struct xdp_md *ctx, struct ethhdr *ethernet,
 	return XDP_PASS;
 }
 
-int edge_xdp(struct xdp_md *ctx)
+static __always_inline int from_client(struct xdp_md *ctx)
 {
 	void *data_end = (void *)(long)ctx->data_end;
 	struct ethhdr *ethernet = (void *)(long)ctx->data;
@@ -205,7 +205,12 @@ int edge_xdp(struct xdp_md *ctx)
 	return XDP_PASS;
 }
 
-int edge_handoff(struct __sk_buff *skb)
+int edge_xdp(struct xdp_md *ctx)
+{
+	return xdp_verdict(ctx, from_client(ctx));
+}
+
+static __always_inline int hand_off(struct __sk_buff *skb)
 {
 	void *data = (void *)(long)skb->data;
 	__u32 *mark = (void *)(long)skb->data_meta;
@@ -218,6 +223,11 @@ int edge_handoff(struct __sk_buff *skb)
 	if (!config)
 		return tc_drop(DROP_NOT_CONFIGURED);
 	return bpf_redirect(config->wireguard_ifindex, 0);
+}
+
+int edge_handoff(struct __sk_buff *skb)
+{
+	return tc_verdict(skb, hand_off(skb));
 }
 
 /* The backend that a reply is from, checked: WireGuard vouches for the source, this holds it to its own endpoints. */
@@ -324,7 +334,7 @@ static __always_inline int bring_back6(struct __sk_buff *skb, const struct edge_
 	return tunnel_send(skb, config->uplink_ifindex);
 }
 
-int edge_egress(struct __sk_buff *skb)
+static __always_inline int from_worker(struct __sk_buff *skb)
 {
 	struct edge_config *config;
 	__u32 zero = 0;
@@ -337,4 +347,9 @@ int edge_egress(struct __sk_buff *skb)
 	if (skb->protocol == bpf_htons(ETH_P_IPV6))
 		return bring_back6(skb, config);
 	return VERDICT_NEXT;
+}
+
+int edge_egress(struct __sk_buff *skb)
+{
+	return tc_verdict(skb, from_worker(skb));
 }

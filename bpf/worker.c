@@ -154,7 +154,7 @@ static __always_inline int take_in6(struct __sk_buff *skb, const struct worker_c
 		       sizeof(ip) + bpf_ntohs(ip.payload_len));
 }
 
-int worker_ingress(struct __sk_buff *skb)
+static __always_inline int from_edge(struct __sk_buff *skb)
 {
 	struct worker_config *config;
 	__u32 zero = 0;
@@ -167,6 +167,11 @@ int worker_ingress(struct __sk_buff *skb)
 	if (skb->protocol == bpf_htons(ETH_P_IPV6))
 		return take_in6(skb, config);
 	return VERDICT_NEXT;
+}
+
+int worker_ingress(struct __sk_buff *skb)
+{
+	return tc_verdict(skb, from_edge(skb));
 }
 
 /* The flow that a packet from a container answers, 0 where it answers none that came from an edge. */
@@ -303,7 +308,7 @@ static __always_inline int send_back6(struct __sk_buff *skb, const struct worker
 	return bpf_redirect(config->wireguard_ifindex, 0);
 }
 
-int worker_egress(struct __sk_buff *skb)
+static __always_inline int from_container(struct __sk_buff *skb)
 {
 	struct worker_config *config;
 	__u32 zero = 0;
@@ -316,4 +321,9 @@ int worker_egress(struct __sk_buff *skb)
 	if (skb->protocol == bpf_htons(ETH_P_IPV6))
 		return send_back6(skb, config);
 	return VERDICT_NEXT;
+}
+
+int worker_egress(struct __sk_buff *skb)
+{
+	return tc_verdict(skb, from_container(skb));
 }

@@ -115,6 +115,24 @@ STATS = Record(
     "stats",
     (("in_packets", "u64"), ("in_bytes", "u64"), ("out_packets", "u64"), ("out_bytes", "u64")),
 )
+CAPTURE = Record(
+    "capture",
+    (("until", "u64"), ("reasons", "u64"), ("left", "u64"), ("snaplen", "u32"), ("zero", "u32")),
+)
+# Not in a map: what goes before a packet's bytes in a sample.
+SAMPLE = Record(
+    "sample",
+    (
+        ("when", "u64"),
+        ("reason", "u32"),
+        ("ifindex", "u32"),
+        ("length", "u32"),
+        ("captured", "u32"),
+        ("hook", "u32"),
+        ("zero", "u32"),
+    ),
+)
+SAMPLE_HOOKS = ("xdp", "tc")  # enum sample_hook
 EDGE_CONFIG = Record(
     "edge_config",
     (
@@ -229,18 +247,22 @@ DROP_REASONS: dict[str, str] = {
 }
 
 # enum bpf_map_type (linux/bpf.h)
-MAP_TYPES = {"hash": 1, "array": 2, "percpu_array": 6, "lru_hash": 9, "lpm_trie": 11}
+MAP_TYPES = {"hash": 1, "array": 2, "perf_event_array": 4, "percpu_array": 6, "lru_hash": 9, "lpm_trie": 11}
 
 
 @dataclass(frozen=True)
 class MapSpec:
-    """One map of a role: C name, type, key and value records, and which :class:`Capacity` bounds it."""
+    """One map of a role: C name, type, key and value records, and which :class:`Capacity` bounds it.
+
+    ``carried`` tells whether the contents go on in the map of the next build.
+    """
 
     name: str
     type: str
     key: Record
     value: Record
     max_entries: str | int
+    carried: bool = True
 
 
 @dataclass(frozen=True)
@@ -274,7 +296,9 @@ class Capacity:
 
 _COMMON = (
     MapSpec("ew_drops", "percpu_array", U32, U64, len(DROP_REASONS)),
-    MapSpec("ew_identity", "array", U32, IDENTITY, 1),
+    MapSpec("ew_identity", "array", U32, IDENTITY, 1, carried=False),
+    MapSpec("ew_capture", "array", U32, CAPTURE, 1, carried=False),
+    MapSpec("ew_samples", "perf_event_array", U32, U32, 0, carried=False),  # as many entries as CPUs
     MapSpec("ew_stats", "percpu_array", U32, STATS, "backends"),
 )
 MAPS: dict[str, tuple[MapSpec, ...]] = {
@@ -313,7 +337,7 @@ def _records(role: str) -> Iterable[Record]:
         for record in (spec.key, spec.value):
             if record.name:  # scalars and bare addresses have no struct of their own to compare
                 seen[record.name] = record
-    return seen.values()
+    return [*seen.values(), SAMPLE]
 
 
 def assertions(role: str) -> str:
@@ -328,6 +352,9 @@ def assertions(role: str) -> str:
             )
     for number, reason in enumerate(DROP_REASONS):
         lines.append(f'_Static_assert(DROP_{reason.upper()} == {number}, "drop reason {reason}");')
+    for number, hook in enumerate(SAMPLE_HOOKS):
+        lines.append(f'_Static_assert(SAMPLE_{hook.upper()} == {number}, "hook {hook}");')
+    lines.append('_Static_assert(DROP_REASONS <= 64, "a bit for each drop reason");')
     lines.append(f'_Static_assert(DROP_REASONS == {len(DROP_REASONS)}, "number of drop reasons");')
     return "\n".join(lines) + "\n"
 

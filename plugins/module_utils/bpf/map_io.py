@@ -197,6 +197,6 @@ def carry_over(role: str, old: Maps, new: Mapping[str, int]) -> None:
     if any(m.info.max_entries > shapes[name].max_entries for name, m in old.items()):
         return
     for spec in layout.MAPS[role]:
-        if spec.name != "ew_identity" and spec.name in old:
+        if spec.carried and spec.name in old:
             keys, values = old[spec.name].read()
             libbpf.update_batch(new[spec.name], spec.name, keys, values, len(keys) // spec.key.size)

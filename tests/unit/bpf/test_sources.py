@@ -8,6 +8,7 @@ import re
 
 import pytest
 from ansible_collections.edgewire.fleet.plugins.module_utils.bpf import layout, sources
+from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.programs import HOOKS
 from ansible_collections.edgewire.fleet.plugins.module_utils.errors import EdgewireError
 from ansible_collections.edgewire.fleet.plugins.plugin_utils import bpf_sources
 
@@ -66,3 +67,19 @@ def test_identity_depends_on_source_flags_and_schema(monkeypatch: pytest.MonkeyP
     others.append(sources.identity_of("edge", "text", flags))
     assert len({base, *others}) == 5
     assert len(base) == 32
+
+
+@pytest.mark.parametrize("role", ["edge", "worker"])
+def test_every_drop_is_counted_and_can_be_sampled(role: str) -> None:
+    """Whatever a program decides passes through the one place that counts, and nothing else says drop."""
+    text = bpf_sources.source_of(role)
+    programs = re.findall(r"^int (\w+)\((struct \w+) \*(\w+)\)\n\{\n(.*?)^\}", text, re.MULTILINE | re.DOTALL)
+    assert {name for name, *_ in programs} == {hook.program for hook in HOOKS[role]}
+    for name, context, argument, body in programs:
+        kind = "xdp" if context == "struct xdp_md" else "tc"
+        assert re.fullmatch(rf"\treturn {kind}_verdict\({argument}, \w+\({argument}\)\);\n", body), name
+    code = re.sub(r"/\*.*?\*/", "", text, flags=re.DOTALL)
+    assert sorted(re.findall(r"^.*(?:XDP_DROP|XDP_ABORTED|TC_ACT_SHOT).*$", code, re.MULTILINE)) == [
+        "\treturn TC_ACT_SHOT;",
+        "\treturn XDP_DROP;",
+    ]
