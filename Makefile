@@ -80,6 +80,13 @@ lint: setup ## Style and types: ruff on all Python, mypy strict on module_utils
 test: setup ## Unit tests, kernel tests in namespaces, and the end-to-end run in the lab
 	@$(BIN)/pytest tests/unit tests/kernel tests/lab
 
+# More than a million mutated packets, each through a program and its specification. The seed is printed;
+# EDGEWIRE_FUZZ_SEED takes one, EDGEWIRE_FUZZ_PACKETS how many packets a program gets, about.
+.PHONY: fuzz
+fuzz: setup ## A million mutated packets through the programs and through their specification in Python
+	@EDGEWIRE_FUZZ_PACKETS=$${EDGEWIRE_FUZZ_PACKETS:-200000} EDGEWIRE_FUZZ_SEED=$${EDGEWIRE_FUZZ_SEED:-$$RANDOM$$RANDOM} \
+	  $(BIN)/pytest -s tests/kernel/test_model.py $(ARGS)
+
 # Debian's own kernel in a virtual machine over this machine's root, read-only. Its WireGuard is a real one; this
 # machine's kernel may have none. Emulated even where there is a /dev/kvm: inside another virtual machine that often
 # is there and does not work, and minutes are all there is to gain.

@@ -1,0 +1,438 @@
+# SPDX-FileCopyrightText: 2026 The edgewire.fleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The programs beside their specification (tests/model), on good packets and on mutated ones.
+
+``make fuzz`` runs this file with a million packets and more, and a seed of its own; EDGEWIRE_FUZZ_PACKETS and
+EDGEWIRE_FUZZ_SEED say otherwise. A failure shows the packet, what the model says of it and what the program did.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import socket
+import struct
+from collections.abc import Iterator, Sequence
+from itertools import islice
+
+import pytest
+from ansible_collections.edgewire.fleet.plugins.module_utils.bpf import (
+    edge_maps,
+    edge_state,
+    layout,
+    libbpf,
+    map_io,
+    worker_maps,
+)
+from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.edge_state import BackendWanted, ServiceWanted
+from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.filters import FilterWanted, source_of
+from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.worker_maps import EndpointWanted
+from ansible_collections.edgewire.fleet.tests.kernel.bpf_support import (
+    BRIDGE_MAC,
+    CONTAINER_MAC,
+    DESTINATION,
+    EDGE_RELAYS,
+    EMPTY_DESTINATION,
+    HOP_BY_HOP,
+    ROUTING,
+    V4,
+    V6,
+    WORKER2_RELAYS,
+    WORKER_RELAYS,
+    Box,
+    Net,
+    Programs,
+    WorkerBox,
+    datagram,
+    extended,
+    forget_flows,
+    fragment_header,
+    frame,
+    packed,
+    relay_packet,
+)
+from ansible_collections.edgewire.fleet.tests.kernel.model_support import (
+    Comparison,
+    PoisonedRunner,
+    Runner,
+    Through,
+    stats_indices,
+    tc_verdict,
+    xdp_verdict,
+)
+from ansible_collections.edgewire.fleet.tests.model import edge, worker
+from ansible_collections.edgewire.fleet.tests.model.mutate import Mutator
+from ansible_collections.edgewire.fleet.tests.model.tables import edge_tables, worker_tables
+from scapy.layers.inet import ICMP, IP, TCP, IPOption
+from scapy.layers.inet6 import IPv6
+from scapy.layers.l2 import ARP, Ether
+
+pytest_plugins = ["ansible_collections.edgewire.fleet.tests.kernel.bpf_support"]
+pytestmark = pytest.mark.kernel
+
+# For each of the four programs, about. XDP gets more: that is what strangers can send to.
+PACKETS = int(os.environ.get("EDGEWIRE_FUZZ_PACKETS", "12000"))
+SEED = int(os.environ.get("EDGEWIRE_FUZZ_SEED", "1"))
+PORTS = {
+    "dns": (53, 53),
+    "games": (10_001, 10_098),
+    "pool": (8080, 8080),
+    "empty": (9, 9),
+    "direct": (4433, 4433),
+    "listed": (60, 60),
+    "denying": (61, 61),
+}
+CONTAINER_PORTS = {"dns": 53, "games": 30_001, "direct": 443, "pool": 65_535, "empty": 9, "listed": 60, "denying": 61}
+NUMBERS = {"dns": 53, "games": 90, "pool": 80, "empty": 9, "direct": 44, "listed": 60, "denying": 61}
+# Rates are left out: what they let through depends on the clock.
+FILTERS = (
+    FilterWanted(
+        "listed",
+        frozenset(
+            source_of(network, allowed=allowed)
+            for network, allowed in (
+                ("198.51.100.0/24", True),
+                ("198.51.100.128/25", False),
+                ("192.0.2.77/32", True),
+                ("2001:db8:c::/48", True),
+                ("2001:db8:c:8000::/49", False),
+            )
+        ),
+    ),
+    FilterWanted(
+        "denying",
+        frozenset(source_of(network, allowed=False) for network in ("0.0.0.0/1", "192.0.2.0/24", "2001:db8:77::/48")),
+    ),
+)
+
+
+def services() -> tuple[ServiceWanted, ...]:
+    """Services of every kind, in both families: single ports, a range, by client, without a live backend."""
+    found = []
+    for net in (V4, V6):
+        for name, (first, last) in PORTS.items():
+            number = NUMBERS[name] * 10
+            weights = (0, 0) if name == "empty" else (1, 3)
+            backends = tuple(
+                BackendWanted(net.id(number + n), f"worker{n + 1}", weight) for n, weight in enumerate(weights)
+            )
+            found.append(ServiceWanted(name, net.vip(NUMBERS[name]), first, last, backends, name == "pool"))
+    return tuple(found)
+
+
+def endpoints() -> tuple[EndpointWanted, ...]:
+    """Their endpoints on worker1."""
+    return tuple(
+        EndpointWanted(
+            net.id(NUMBERS[name] * 10),
+            name,
+            net.vip(NUMBERS[name]),
+            *ports,
+            net.container,
+            CONTAINER_PORTS[name],
+            direct=name == "direct",
+        )
+        for net in (V4, V6)
+        for name, ports in PORTS.items()
+    )
+
+
+EDGE = edge_state.EdgeWanted(
+    EDGE_RELAYS, 1, 1, {"worker1": WORKER_RELAYS, "worker2": WORKER2_RELAYS}, services(), filters=FILTERS
+)
+WORKER = worker_maps.WorkerWanted(WORKER_RELAYS, 1, 1, {"edge1": EDGE_RELAYS}, endpoints(), 1)
+
+
+def words() -> list[bytes]:
+    """Addresses, ids and ports that mean something to some program."""
+    found = [struct.pack("!H", number) for pair in PORTS.values() for number in pair]
+    found += [struct.pack("!H", number) for number in (*CONTAINER_PORTS.values(), 40_000, 0)]
+    for net in (V4, V6):
+        found += [packed(net.vip(number)) for number in NUMBERS.values()]
+        found += [packed(address) for address in (net.client, net.far_client, net.container, net.other_container)]
+        found += [packed(a) for a in (net.edge_relay, net.edge2_relay, net.worker_relay, net.worker2_relay)]
+        found += [struct.pack("!I", net.id(number * 10 + n)) for number in NUMBERS.values() for n in (0, 1)]
+    return found
+
+
+def dressed(packet: bytes) -> list[bytes]:
+    """A packet, and the same with IPv4 options or IPv6 extension headers, and as fragments."""
+    if packet[0] >> 4 == 6:
+        chains = (
+            (HOP_BY_HOP,),
+            (EMPTY_DESTINATION, ROUTING),
+            (DESTINATION, ROUTING, EMPTY_DESTINATION, HOP_BY_HOP),
+            (HOP_BY_HOP, HOP_BY_HOP, HOP_BY_HOP, HOP_BY_HOP, HOP_BY_HOP),
+            (fragment_header(),),
+            (HOP_BY_HOP, fragment_header(more=True)),
+            (fragment_header(3, more=True),),
+            (fragment_header(2), DESTINATION),
+        )
+        return [packet, *(extended(packet, *chain) for chain in chains)]
+    found = [packet]
+    for words_of_options in (1, 3, 7, 8, 10):
+        made = IP(packet)
+        made.options = [IPOption(b"\x01" * 4 * words_of_options)]
+        del made.ihl, made.len, made.chksum
+        found.append(bytes(made))
+    for flags, offset in ((1, 0), (1, 5), (0, 9)):
+        made = IP(packet)
+        made.flags, made.frag = flags, offset
+        del made.chksum
+        found.append(bytes(made))
+    return found
+
+
+def requests() -> list[bytes]:
+    """What clients send to the edge, and what else is on an uplink. Without link layer."""
+    found = []
+    for net in (V4, V6):
+        for name, (first, last) in PORTS.items():
+            for port in {first, last}:
+                found += dressed(datagram(net.client, net.vip(NUMBERS[name]), 40_000, port))
+            found.append(datagram(net.client, net.vip(NUMBERS[name]), 40_000, last + 1))
+        found.append(datagram(net.client, net.dns_vip, 40_001, 53, b""))
+        found.append(datagram(net.client, net.dns_vip, 40_002, 53, bytes(range(256)) * 5))
+        found.append(datagram(net.client, net.dns_vip, 40_003, 53, ttl=1))
+        for name in ("listed", "denying"):
+            found.append(datagram(net.far_client, net.vip(NUMBERS[name]), 40_000, PORTS[name][0]))
+        found.append(relayed(net, "dns", datagram(net.client, net.dns_vip, 40_000, 53)))
+        found.append(bytes((IPv6 if net is V6 else IP)(src=net.client, dst=net.dns_vip) / TCP(dport=53)))
+    return [*found, bytes(IP(src=V4.client, dst=V4.dns_vip) / ICMP())]
+
+
+def relayed(net: Net, name: str, inner: bytes) -> bytes:
+    """A request on its way to worker1."""
+    return relay_packet(net.edge_relay, net.worker_relay, net.id(NUMBERS[name] * 10), net.client, inner)
+
+
+def relayed_requests() -> list[bytes]:
+    """What comes out of WireGuard on worker1."""
+    return [
+        relayed(net, name, packet)
+        for net in (V4, V6)
+        for name, ports in PORTS.items()
+        for port in set(ports)
+        for packet in dressed(datagram(net.client, net.vip(NUMBERS[name]), 40_000, port))
+        if packet[0] & 15 <= 12 or packet[0] >> 4 == 6
+    ]
+
+
+def relayed_replies() -> list[bytes]:
+    """What comes out of WireGuard on the edge, from both workers."""
+    return [
+        relay_packet(source, net.edge_relay, net.id(NUMBERS[name] * 10 + n), net.client, packet)
+        for net in (V4, V6)
+        for n, source in enumerate((net.worker_relay, net.worker2_relay))
+        for name, ports in PORTS.items()
+        for port in set(ports)
+        for packet in dressed(datagram(net.vip(NUMBERS[name]), net.client, port, 40_000))
+        if packet[0] & 15 <= 12 or packet[0] >> 4 == 6
+    ]
+
+
+def replies() -> list[bytes]:
+    """What containers on worker1 send: answers, and traffic of their own."""
+    found = []
+    for net in (V4, V6):
+        for port in CONTAINER_PORTS.values():
+            found += dressed(datagram(net.container, net.client, port, 40_000))
+        found.append(datagram(net.container, net.client, 53, 40_000, zero_checksum=True))
+        found.append(datagram(net.container, net.far_client, 53, 40_000))
+        found.append(datagram(net.other_container, net.client, 53, 40_000))
+        found.append(datagram(net.container, net.client, 53, 40_000, ttl=1))
+    return found
+
+
+def framed(packets: Sequence[bytes], source: str = CONTAINER_MAC, destination: str = BRIDGE_MAC) -> list[bytes]:
+    """Packets in Ethernet frames, and a frame that is no IP."""
+    arp = bytes(Ether(src=source, dst="ff:ff:ff:ff:ff:ff") / ARP())
+    return [arp, *(frame(packet, source=source, destination=destination) for packet in packets)]
+
+
+def for_test_run(packets: Iterator[bytes]) -> Iterator[bytes]:
+    """The kernel's test run makes no packet buffer of a frame that is too short for the IP header that it announces."""
+    shortest = {b"\x08\x00": 34, b"\x86\xdd": 54}
+    return (packet for packet in packets if len(packet) >= shortest.get(packet[12:14], 14))
+
+
+def packets_of(good: Sequence[bytes], start: int, share: float = 1.0) -> Iterator[bytes]:
+    """The good packets as they are, then mutated ones. What is too short for Ethernet no device delivers."""
+    print(f"seed {SEED}")
+    yield from good
+    mutate = Mutator(SEED, good, start, words())
+    made = (packet for packet in iter(mutate, None) if start < len(packet) < 3000)
+    yield from islice(made, int(PACKETS * share))
+
+
+def fill_edge(maps: map_io.Maps, wanted: edge_state.EdgeWanted) -> None:
+    """Make an edge's maps say this."""
+    map_io.write(maps, edge_maps.plan(wanted, edge_state.read(maps), libbpf.possible_cpus())[1])
+
+
+def fill_worker(maps: map_io.Maps, wanted: worker_maps.WorkerWanted) -> None:
+    """Make a worker's maps say this."""
+    map_io.write(maps, worker_maps.plan(wanted, worker_maps.read(maps), libbpf.possible_cpus())[1])
+
+
+def assert_deep(comparison: Comparison, *actions: str) -> None:
+    """The packets were worth it: the program took each of these ways."""
+    print(dict(comparison.actions))
+    assert set(actions) <= set(comparison.actions), set(actions) - set(comparison.actions)
+
+
+@pytest.mark.parametrize("dead", [frozenset(), frozenset({"worker2"}), frozenset({"worker1", "worker2"})])
+def test_edge_xdp_does_what_the_model_says(edge_programs: Programs, dead: frozenset[str]) -> None:
+    wanted = edge_state.EdgeWanted(**{**vars(EDGE), "dead_workers": dead})
+    fill_edge(edge_programs.maps, wanted)
+    tables, run = edge_tables(wanted), PoisonedRunner(edge_programs.fds["edge_xdp"])
+    comparison = Comparison(
+        "edge",
+        edge_programs.maps,
+        functools.partial(edge.ingress, tables=tables),
+        lambda packet: xdp_verdict(run(packet), packet),
+    )
+    comparison.run(packets_of(framed(requests()), 14, 0.1 if dead else 1.6))
+    ways = {"pass", "relay_from_outside", "malformed", "fragment", "ttl_expired", "options_too_long", "no_backend"}
+    assert_deep(comparison, *ways, "source_denied", *(["relay"] if len(dead) < 2 else []))
+
+
+def test_edge_handoff_leaves_alone_what_has_no_mark(edge_programs: Programs) -> None:
+    """The mark is metadata, so no packet's own bytes can be taken for it."""
+    run = Runner(edge_programs.fds["edge_handoff"])
+    for packet in for_test_run(packets_of(framed(requests()), 14, 0.1)):
+        assert tc_verdict(run(packet), packet).action == "pass"
+
+
+def flow_records(maps: map_io.Maps) -> dict[worker.FlowKey, worker.Flow]:
+    """What a worker has learnt, in the model's words."""
+
+    def address(text: str) -> bytes:
+        return packed(text) if text else b""
+
+    keys, values = maps["ew_flows"].read()
+    rows = zip(layout.FLOW_KEY.iter_unpack(keys), layout.FLOW.iter_unpack(values), strict=True)
+    return {
+        worker.FlowKey(
+            address(key["container"]), address(key["client"]), key["container_port"], key["client_port"]
+        ): worker.Flow(
+            address(flow["edge_relay"]),
+            address(flow["vip"]),
+            flow["endpoint_id"],
+            flow["port"],
+            bool(flow["flags"] & layout.ENDPOINT_DIRECT),
+        )
+        for key, flow in rows
+    }
+
+
+def is_routable(client: bytes) -> bool:
+    """Whether a kernel sends to and for such a client at all: unicast, and not its own."""
+    if len(client) == 4:
+        return 1 <= client[0] <= 223 and client[0] != 127
+    return client[0] >> 5 == 1  # 2000::/3 (RFC 4291 section 2.4)
+
+
+def client_is_routable(packet: bytes) -> bool:
+    """The same for the client in a relay option; where there is none it does not matter."""
+    start, size = (48, 16) if packet[0] >> 4 == 6 else (28, 4)
+    client = packet[start : start + size]
+    return len(client) < size or is_routable(client)
+
+
+def tunnelled(packets: Iterator[bytes]) -> Iterator[bytes]:
+    """A device without link layer takes nothing but IP."""
+    return (packet for packet in packets if packet[0] >> 4 in (4, 6))
+
+
+def test_edge_egress_does_what_the_model_says(edge_box: Box) -> None:
+    # Whatever client a mutated option names, it is behind the one gateway whose link-layer address is known.
+    edge_box.ns.run("ip", "address", "flush", "dev", "eth0")
+    for gateway in (V4.client, V6.client):
+        edge_box.ns.run("ip", "route", "replace", gateway, "dev", "eth0")
+        edge_box.ns.run("ip", "route", "replace", "default", "via", gateway, "dev", "eth0")
+    config = edge_state.read(edge_box.maps).config
+    wanted = edge_state.EdgeWanted(
+        **{**vars(EDGE), **{name: config[name] for name in ("wireguard_ifindex", "uplink_ifindex")}}
+    )
+    fill_edge(edge_box.maps, wanted)
+    comparison = Comparison(
+        "edge",
+        edge_box.maps,
+        functools.partial(edge.egress, tables=edge_tables(wanted)),
+        Through(edge_box),
+        client_is_routable,
+    )
+    comparison.run(tunnelled(packets_of(relayed_replies(), 0)))
+    ways = {"uplink", "pass", "not_relayed", "bad_option", "unknown_endpoint", "wrong_worker", "wrong_port"}
+    assert_deep(comparison, *ways, "ttl_expired", "malformed")
+
+
+def test_worker_ingress_does_what_the_model_says(worker_box: WorkerBox) -> None:
+    config = worker_maps.read(worker_box.maps).config
+    wanted = worker_maps.WorkerWanted(
+        **{**vars(WORKER), **{name: config[name] for name in ("wireguard_ifindex", "container_ifindex")}}
+    )
+    fill_worker(worker_box.maps, wanted)
+    flows: dict[worker.FlowKey, worker.Flow] = {}
+    comparison = Comparison(
+        "worker",
+        worker_box.maps,
+        functools.partial(worker.ingress, tables=worker_tables(wanted, flows)),
+        Through(worker_box),
+        client_is_routable,
+    )
+    comparison.run(tunnelled(packets_of(relayed_requests(), 0)))
+    ways = {"container", "pass", "not_relayed", "bad_option", "unknown_edge", "unknown_endpoint", "fragment"}
+    assert_deep(comparison, *ways, "ttl_expired", "malformed")
+    # The map forgets what was not used for longest.
+    learnt = flow_records(worker_box.maps)
+    assert len(learnt) > 50
+    assert learnt.items() <= flows.items()
+
+
+def flows_of_worker() -> dict[worker.FlowKey, worker.Flow]:
+    """What a worker knows after a client has asked every service of both families."""
+    tables = worker_tables(WORKER, {})
+    for packet in relayed_requests():
+        worker.ingress(packet, tables)
+    return dict(tables.flows)
+
+
+def write_flows(maps: map_io.Maps, flows: dict[worker.FlowKey, worker.Flow], indices: dict[int, int]) -> None:
+    """Make a worker's map say that it knows these."""
+
+    def text(address: bytes) -> str:
+        return socket.inet_ntop(socket.AF_INET if len(address) == 4 else socket.AF_INET6, address)
+
+    for key, flow in flows.items():
+        words_of_key = key._asdict() | {"container": text(key.container), "client": text(key.client)}
+        words_of_flow = {
+            "edge_relay": text(flow.edge),
+            "vip": text(flow.vip),
+            "endpoint_id": flow.endpoint_id,
+            "stats_index": indices[flow.endpoint_id],
+            "port": flow.port,
+            "flags": layout.ENDPOINT_DIRECT if flow.direct else 0,
+        }
+        map_io.write(maps, [("ew_flows", layout.FLOW_KEY.pack(words_of_key), layout.FLOW.pack(words_of_flow))])
+
+
+@pytest.mark.parametrize("uplink_ifindex", [1, 0])
+def test_worker_egress_does_what_the_model_says(worker_programs: Programs, uplink_ifindex: int) -> None:
+    wanted = worker_maps.WorkerWanted(**{**vars(WORKER), "uplink_ifindex": uplink_ifindex})
+    maps = worker_programs.maps
+    fill_worker(maps, wanted)
+    flows = flows_of_worker()
+    forget_flows(maps)
+    write_flows(maps, flows, stats_indices(maps, "worker"))
+    run = Runner(worker_programs.fds["worker_egress"])
+    comparison = Comparison(
+        "worker",
+        maps,
+        functools.partial(worker.egress, tables=worker_tables(wanted, flows)),
+        lambda packet: tc_verdict(run(packet), packet),
+    )
+    comparison.run(for_test_run(packets_of(framed(replies()), 14, 1.0 if uplink_ifindex else 0.1)))
+    ways = {"relay", "pass", "fragment", "ttl_expired", "options_too_long"}
+    assert_deep(comparison, *ways, "uplink" if uplink_ifindex else "not_configured")

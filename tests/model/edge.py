@@ -1,0 +1,283 @@
+# SPDX-FileCopyrightText: 2026 The edgewire.fleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The edge as a specification: what its programs do to a packet, given its services, backends and workers."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from ansible_collections.edgewire.fleet.tests.model import tunnel
+from ansible_collections.edgewire.fleet.tests.model.packet import (
+    DESTINATION,
+    FRAGMENT_OFFSET,
+    FRAGMENT_OFFSET6,
+    IPV4,
+    IPV6,
+    MAX_IPV4_HEADER,
+    MORE_FRAGMENTS,
+    MORE_FRAGMENTS6,
+    OPTION,
+    OPTION6,
+    OPTION_BYTES,
+    PASS,
+    UDP,
+    Count,
+    Outcome,
+    drop,
+    find_udp,
+    unwrap,
+    unwrap6,
+    word,
+    wrap,
+    wrap6,
+)
+
+# XDP looks no further into a packet for its UDP header.
+LONGEST_CHAIN = 512
+# How far a flow looks for a live worker along its service's table.
+PROBES = 32
+_MASK = 0xFFFFFFFF
+
+
+@dataclass(frozen=True)
+class Worker:
+    """A worker's relay addresses, packed, and whether it is marked dead."""
+
+    relay: bytes
+    relay6: bytes
+    dead: bool = False
+
+
+@dataclass(frozen=True)
+class Backend:
+    """One endpoint of one service: its VIP, packed, and the ports that replies may come from."""
+
+    worker: str
+    vip: bytes
+    port: int
+    last_port: int
+
+
+@dataclass(frozen=True)
+class Source:
+    """A network whose packets a service takes or refuses: an address, packed, and how many bits of it count."""
+
+    network: bytes
+    bits: int
+    allowed: bool
+
+    def holds(self, client: bytes) -> bool:
+        """Whether an address of the same family is in it."""
+        width = len(client) * 8
+        difference = int.from_bytes(client, "big") ^ int.from_bytes(self.network, "big")
+        return len(self.network) == len(client) and not difference >> (width - self.bits)
+
+
+@dataclass(frozen=True)
+class Service:
+    """The ports of a VIP that a table of endpoint ids serves, to the sources that may."""
+
+    vip: bytes
+    port: int
+    last_port: int
+    table: Sequence[int]
+    by_client: bool = False
+    sources: Sequence[Source] = ()
+
+    def admits(self, client: bytes) -> bool:
+        """The longest network that holds the client decides; without one, a list of allowed ones refuses."""
+        holding = [source for source in self.sources if source.holds(client)]
+        if holding:
+            return max(holding, key=lambda source: source.bits).allowed
+        return not any(source.allowed for source in self.sources)
+
+
+@dataclass(frozen=True)
+class Tables:
+    """All that an edge knows. Addresses are packed, of 4 or 16 bytes; a relay address that is not set is empty."""
+
+    relay: bytes
+    relay6: bytes
+    services: Sequence[Service]
+    backends: Mapping[int, Backend]
+    workers: Mapping[str, Worker]
+
+    def service_of(self, vip: bytes, port: int) -> Service | None:
+        """The service that has a port of a VIP; no two have the same."""
+        for service in self.services:
+            if service.vip == vip and service.port <= port <= service.last_port:
+                return service
+        return None
+
+
+def flow_hash(client: bytes, ports: bytes) -> int:
+    """A flow's number: murmur3's finalizer over client and ports, as a little-endian box reads them."""
+    words = struct.unpack(f"<{len(client) // 4}I", client)
+    if len(words) == 1:
+        word_of_client = words[0]
+    else:
+        word_of_client = 0
+        for value, factor in zip(words, (0x9E3779B1, 0x85EBCA77, 0xC2B2AE3D, 0x27D4EB2F), strict=True):
+            word_of_client ^= value * factor & _MASK
+    source, destination = struct.unpack("<HH", ports)
+    number = (word_of_client * 0xCC9E2D51 & _MASK) ^ ((source << 16 | destination) * 0x1B873593 & _MASK)
+    number ^= number >> 16
+    number = number * 0x85EBCA6B & _MASK
+    number ^= number >> 13
+    number = number * 0xC2B2AE35 & _MASK
+    return number ^ number >> 16
+
+
+def pick(tables: Tables, service: Service, client: bytes, ports: bytes) -> int | None:
+    """The endpoint of a flow: its place in the table, or the next one whose worker lives."""
+    size = len(service.table)
+    if not size:
+        return None
+    place = flow_hash(client, bytes(4) if service.by_client else ports) * size >> 32
+    for step in range(PROBES + 1):
+        endpoint_id = service.table[(place + step) % size]
+        if not tables.workers[tables.backends[endpoint_id].worker].dead:
+            return endpoint_id
+    return None
+
+
+def ingress(frame: bytes, tables: Tables) -> Outcome:
+    """edge_xdp: a frame from the uplink. "relay" is the packet without link layer, on its way into WireGuard."""
+    if len(frame) < 14:
+        return PASS
+    packet, ethertype = frame[14:], word(frame, 12)
+    if ethertype == IPV4:
+        return _ingress4(packet, tables)
+    return _ingress6(packet, tables) if ethertype == IPV6 else PASS
+
+
+def _ingress4(packet: bytes, tables: Tables) -> Outcome:
+    if len(packet) < 20 or packet[0] >> 4 != 4:
+        return PASS
+    header, fragment = (packet[0] & 15) * 4, word(packet, 6)
+    if header > 20:
+        if len(packet) < 21:
+            return PASS
+        if packet[20] == OPTION:
+            return drop("relay_from_outside")
+    if packet[9] != UDP or header < 20 or fragment & FRAGMENT_OFFSET or len(packet) < header + 8:
+        return PASS
+    client, vip, ports = packet[12:16], packet[16:20], packet[header : header + 4]
+    service = tables.service_of(vip, word(ports, 2))
+    if service is None:
+        return PASS
+    if not service.admits(client):
+        return drop("source_denied")
+    length = word(packet, 2)
+    if not header + 8 <= length <= len(packet):
+        return drop("malformed")
+    if fragment & MORE_FRAGMENTS:
+        return drop("fragment")
+    if packet[8] <= 1:
+        return drop("ttl_expired")
+    if header + OPTION_BYTES > MAX_IPV4_HEADER:
+        return drop("options_too_long")
+    if not tables.relay:
+        return drop("not_configured")
+    endpoint_id = pick(tables, service, client, ports)
+    if endpoint_id is None:
+        return drop("no_backend")
+    worker = tables.workers[tables.backends[endpoint_id].worker]
+    relayed = wrap(packet, tables.relay, worker.relay, endpoint_id, client)
+    return Outcome("relay", relayed, count=Count(endpoint_id, "in", length))
+
+
+def _ingress6(packet: bytes, tables: Tables) -> Outcome:
+    if len(packet) < 40 or packet[0] >> 4 != 6:
+        return PASS
+    rest = packet[40:]
+    if packet[6] == DESTINATION:
+        if len(rest) < 4:
+            return PASS
+        if rest[2] == OPTION6:
+            return drop("relay_from_outside")
+    place = find_udp(rest, packet[6], LONGEST_CHAIN)
+    if not place.found or len(rest) < place.offset + 8:
+        return PASS
+    client, vip, ports = packet[8:24], packet[24:40], rest[place.offset : place.offset + 4]
+    service = tables.service_of(vip, word(ports, 2))
+    if service is None:
+        return PASS
+    if not service.admits(client):
+        return drop("source_denied")
+    length = word(packet, 4)
+    if not place.offset + 8 <= length <= len(rest):
+        return drop("malformed")
+    if place.fragment & MORE_FRAGMENTS6:
+        return drop("fragment")
+    if packet[7] <= 1:
+        return drop("ttl_expired")
+    if not tables.relay6:
+        return drop("not_configured")
+    endpoint_id = pick(tables, service, client, ports)
+    if endpoint_id is None:
+        return drop("no_backend")
+    worker = tables.workers[tables.backends[endpoint_id].worker]
+    relayed = wrap6(packet, tables.relay6, worker.relay6, endpoint_id, client)
+    return Outcome("relay", relayed, count=Count(endpoint_id, "in", 40 + length))
+
+
+def _replying(tables: Tables, endpoint_id: int, source: bytes) -> Backend | str:
+    """The backend that a reply is from, or why it is none's: WireGuard vouches for the source alone."""
+    backend = tables.backends.get(endpoint_id)
+    if backend is None:
+        return "unknown_endpoint"
+    worker = tables.workers[backend.worker]
+    return backend if source == (worker.relay if len(backend.vip) == 4 else worker.relay6) else "wrong_worker"
+
+
+def egress(packet: bytes, tables: Tables) -> Outcome:
+    """edge_egress: a packet out of WireGuard. "uplink" is the reply as the client gets it."""
+    if not tables.relay or not packet:
+        return PASS
+    if packet[0] >> 4 == 6:
+        return _egress6(packet, tables)
+    return _egress4(packet, tables)
+
+
+def _egress4(packet: bytes, tables: Tables) -> Outcome:
+    refused = tunnel.refuse(packet, tables.relay)
+    if refused is not None:
+        return refused
+    endpoint_id, client = tunnel.option_of(packet)
+    backend = _replying(tables, endpoint_id, packet[12:16])
+    if isinstance(backend, str):
+        return drop(backend)
+    if packet[8] <= 1:
+        return drop("ttl_expired")
+    if not word(packet, 6) & FRAGMENT_OFFSET and not _from_its_port(packet, (packet[0] & 15) * 4, backend):
+        return drop("wrong_port")
+    # An endpoint of the other family's VIP: its worker's address is not an IPv4 one, so it was refused above.
+    reply = unwrap(packet, backend.vip, client)
+    return Outcome("uplink", reply, count=Count(endpoint_id, "out", word(reply, 2)))
+
+
+def _egress6(packet: bytes, tables: Tables) -> Outcome:
+    refused = tunnel.refuse6(packet, tables.relay6)
+    if refused is not None:
+        return refused
+    endpoint_id, client = tunnel.option6_of(packet)
+    backend = _replying(tables, endpoint_id, packet[8:24])
+    if isinstance(backend, str):
+        return drop(backend)
+    if packet[7] <= 1:
+        return drop("ttl_expired")
+    place = find_udp(packet[64:], packet[40])
+    if not place.fragment & FRAGMENT_OFFSET6:
+        if not place.found:
+            return drop("not_relayed")
+        if not _from_its_port(packet, 64 + place.offset, backend):
+            return drop("wrong_port")
+    reply = unwrap6(packet, backend.vip, client)
+    return Outcome("uplink", reply, count=Count(endpoint_id, "out", 40 + word(reply, 4)))
+
+
+def _from_its_port(packet: bytes, offset: int, backend: Backend) -> bool:
+    return len(packet) >= offset + 8 and backend.port <= word(packet, offset) <= backend.last_port

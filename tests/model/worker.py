@@ -1,0 +1,198 @@
+# SPDX-FileCopyrightText: 2026 The edgewire.fleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The worker as a specification: what its programs do to a packet, given its edges, endpoints and flows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, MutableMapping, Set
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from ansible_collections.edgewire.fleet.tests.model import tunnel
+from ansible_collections.edgewire.fleet.tests.model.packet import (
+    FRAGMENT_OFFSET,
+    IPV4,
+    IPV6,
+    MAX_IPV4_HEADER,
+    MORE_FRAGMENTS,
+    MORE_FRAGMENTS6,
+    OPTION_BYTES,
+    PASS,
+    UDP,
+    Count,
+    Outcome,
+    drop,
+    find_udp,
+    readdress,
+    unwrap,
+    unwrap6,
+    update_udp_checksum,
+    word,
+    wrap,
+    wrap6,
+)
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """A VIP's ports and the container's that they lead to. ``direct``: replies leave through the worker's uplink."""
+
+    vip: bytes
+    container: bytes
+    port: int
+    last_port: int
+    container_port: int
+    direct: bool = False
+
+
+class FlowKey(NamedTuple):
+    """A flow as its reply looks: from the container to the client."""
+
+    container: bytes
+    client: bytes
+    container_port: int
+    client_port: int
+
+
+@dataclass(frozen=True)
+class Flow:
+    """Where a reply goes and what it must look like there."""
+
+    edge: bytes
+    vip: bytes
+    endpoint_id: int
+    port: int
+    direct: bool = False
+
+
+@dataclass(frozen=True)
+class Tables:
+    """All that a worker knows; ``flows`` is what it learns. Addresses are packed, of 4 or 16 bytes."""
+
+    relay: bytes
+    relay6: bytes
+    edges: Set[bytes]
+    endpoints: Mapping[int, Endpoint]
+    flows: MutableMapping[FlowKey, Flow]
+    has_uplink: bool = True
+
+
+def ingress(packet: bytes, tables: Tables) -> Outcome:
+    """worker_ingress: a packet out of WireGuard. "container" is the packet as the container gets it."""
+    if not tables.relay or not packet:
+        return PASS
+    version = packet[0] >> 4
+    refused = tunnel.refuse6(packet, tables.relay6) if version == 6 else tunnel.refuse(packet, tables.relay)
+    if refused is not None:
+        return refused
+    edge = packet[8:24] if version == 6 else packet[12:16]
+    if edge not in tables.edges:
+        return drop("unknown_edge")
+    endpoint_id, client = tunnel.option6_of(packet) if version == 6 else tunnel.option_of(packet)
+    endpoint = tables.endpoints.get(endpoint_id)
+    if endpoint is None:
+        return drop("unknown_endpoint")
+    if packet[7 if version == 6 else 8] <= 1:
+        return drop("ttl_expired")
+    if version != 6 and word(packet, 6) & (MORE_FRAGMENTS | FRAGMENT_OFFSET):
+        return drop("fragment")
+    if len(endpoint.container) != (16 if version == 6 else 4):
+        return drop("unknown_endpoint")
+    if version == 6:
+        inner = unwrap6(packet, client, endpoint.container)
+        place = find_udp(inner[40:], inner[6])
+        if not place.found:
+            return drop("not_relayed")
+        if place.fragment & MORE_FRAGMENTS6:
+            return drop("fragment")
+        start, length = 40 + place.offset, 40 + word(inner, 4)
+    else:
+        inner = unwrap(packet, client, endpoint.container)
+        start, length = (inner[0] & 15) * 4, word(inner, 2)
+    if len(inner) < start + 8:
+        return drop("malformed")
+    port = word(inner, start + 2)
+    if not endpoint.port <= port <= endpoint.last_port:
+        return drop("unknown_endpoint")
+    container_port = endpoint.container_port + port - endpoint.port & 0xFFFF
+    key = FlowKey(endpoint.container, client, container_port, word(inner, start))
+    tables.flows[key] = Flow(edge, endpoint.vip, endpoint_id, port, endpoint.direct)
+    delivered = _translated(inner, start, 2, container_port, endpoint.vip, endpoint.container)
+    return Outcome("container", delivered, count=Count(endpoint_id, "in", length))
+
+
+def _translated(packet: bytes, start: int, at: int, port: int, old: bytes, new: bytes) -> bytes:
+    """A packet with the UDP port at ``start + at`` replaced; its checksum is put right for that and the address."""
+    made = bytearray(packet)
+    number = port.to_bytes(2, "big")
+    check = update_udp_checksum(word(packet, start + 6), old, new)
+    check = update_udp_checksum(check, packet[start + at : start + at + 2], number)
+    made[start + 6 : start + 8] = check.to_bytes(2, "big")
+    made[start + at : start + at + 2] = number
+    return bytes(made)
+
+
+def egress(frame: bytes, tables: Tables) -> Outcome:
+    """worker_egress: a frame from a container. "relay" goes into WireGuard, "uplink" straight to the client."""
+    packet, ethertype = frame[14:], word(frame, 12)
+    if ethertype == IPV4:
+        return _egress4(packet, tables)
+    return _egress6(packet, tables) if ethertype == IPV6 else PASS
+
+
+def _answered(packet: bytes, start: int, container: bytes, client: bytes, tables: Tables) -> Flow | None:
+    if len(packet) < start + 8:
+        return None
+    return tables.flows.get(FlowKey(container, client, word(packet, start), word(packet, start + 2)))
+
+
+def _egress4(packet: bytes, tables: Tables) -> Outcome:
+    if len(packet) < 20:
+        return PASS
+    header, fragment = (packet[0] & 15) * 4, word(packet, 6)
+    if packet[9] != UDP or header < 20 or fragment & FRAGMENT_OFFSET:
+        return PASS
+    container, client = packet[12:16], packet[16:20]
+    flow = _answered(packet, header, container, client, tables)
+    if flow is None:
+        return PASS
+    if not tables.relay:
+        return drop("not_configured")
+    if fragment & MORE_FRAGMENTS:
+        return drop("fragment")
+    if packet[8] <= 1:
+        return drop("ttl_expired")
+    if not flow.direct and header + OPTION_BYTES > MAX_IPV4_HEADER:
+        return drop("options_too_long")
+    if flow.direct and not tables.has_uplink:
+        return drop("not_configured")
+    reply = _translated(packet, header, 0, flow.port, container, flow.vip)
+    count = Count(flow.endpoint_id, "out", word(packet, 2))
+    if flow.direct:
+        return Outcome("uplink", readdress(reply, flow.vip), count=count)
+    return Outcome("relay", wrap(reply, tables.relay, flow.edge, flow.endpoint_id, client), count=count)
+
+
+def _egress6(packet: bytes, tables: Tables) -> Outcome:
+    if len(packet) < 40:
+        return PASS
+    place = find_udp(packet[40:], packet[6])
+    if not place.found:
+        return PASS
+    container, client = packet[8:24], packet[24:40]
+    flow = _answered(packet, 40 + place.offset, container, client, tables)
+    if flow is None:
+        return PASS
+    if not tables.relay6:
+        return drop("not_configured")
+    if place.fragment & MORE_FRAGMENTS6:
+        return drop("fragment")
+    if packet[7] <= 1:
+        return drop("ttl_expired")
+    if flow.direct and not tables.has_uplink:
+        return drop("not_configured")
+    reply = _translated(packet, 40 + place.offset, 0, flow.port, container, flow.vip)
+    count = Count(flow.endpoint_id, "out", 40 + word(packet, 4))
+    if flow.direct:
+        return Outcome("uplink", reply[:7] + bytes([reply[7] - 1]) + flow.vip + reply[24:], count=count)
+    return Outcome("relay", wrap6(reply, tables.relay6, flow.edge, flow.endpoint_id, client), count=count)
