@@ -10,40 +10,47 @@
  */
 #include "kernel.h"
 #include "drops.h"
+#include "edge_fragments.h"
 #include "edge_maps.h"
 #include "extensions.h"
 #include "filters.h"
+#include "handoff.h"
 #include "relay.h"
 #include "services.h"
 #include "stats.h"
 #include "tunnel.h"
 
-/* Metadata between edge_xdp and edge_handoff. Only XDP can put it there: nobody outside can forge the mark. */
-#define HANDOFF_MARK 0x65646765
-
 /*
  * Make room for `grow` bytes at the front and set the mark. The packet's new start, or 0 with *reason. The caller
  * checks the bounds of what it writes.
  */
-static __always_inline void *grow_and_mark(struct xdp_md *ctx, int grow, __u32 *reason)
+static __always_inline void *grow_and_mark(struct xdp_md *ctx, int grow, __u32 handoff, __u32 *reason)
 {
-	__u32 *mark;
-
 	if (bpf_xdp_adjust_head(ctx, -grow)) {
 		*reason = DROP_NO_HEADROOM;
 		return 0;
 	}
-	if (bpf_xdp_adjust_meta(ctx, -(int)sizeof(*mark))) {
+	if (set_mark(ctx, handoff)) {
 		*reason = DROP_NO_METADATA;
 		return 0;
 	}
-	mark = (void *)(long)ctx->data_meta;
-	if ((void *)(mark + 1) > (void *)(long)ctx->data) {
-		*reason = DROP_NO_METADATA;
-		return 0;
-	}
-	*mark = HANDOFF_MARK;
 	return (void *)(long)ctx->data;
+}
+
+/* A fragment without ports, or with ports that are no service's: TC follows it. */
+static __always_inline int hand_off_fragment(struct xdp_md *ctx, const struct iphdr *ip)
+{
+	struct address destination = address_of_v4(ip->daddr);
+
+	return hand_off_if_ours(ctx, &destination, HANDOFF_FRAGMENT);
+}
+
+static __always_inline int hand_off_fragment6(struct xdp_md *ctx, const struct ipv6hdr *ip,
+					      const struct udp_place *place)
+{
+	struct address destination = address_of_v6(&ip->daddr);
+
+	return may_be_udp(place) ? hand_off_if_ours(ctx, &destination, HANDOFF_FRAGMENT) : XDP_PASS;
 }
 
 static __always_inline int forward(struct xdp_md *ctx, struct ethhdr *ethernet, void *data_end,
@@ -60,6 +67,7 @@ static __always_inline int forward(struct xdp_md *ctx, struct ethhdr *ethernet, 
 	struct udphdr *udp;
 	__u32 ip_bytes, reason;
 	int error;
+	__be16 fragment;
 
 	if ((void *)(ip + 1) > data_end || ip->version != 4)
 		return XDP_PASS;
@@ -71,15 +79,16 @@ static __always_inline int forward(struct xdp_md *ctx, struct ethhdr *ethernet, 
 		if (*option == RELAY_OPTION_TYPE)
 			return xdp_drop(DROP_RELAY_FROM_OUTSIDE);
 	}
-	/* Only the first fragment has ports; the others are none of a service that could be found here. */
-	if (ip->protocol != IPPROTO_UDP || ip->ihl < 5 || ip->frag_off & bpf_htons(IP_FRAGMENT_OFFSET_MASK))
+	if (ip->protocol != IPPROTO_UDP || ip->ihl < 5)
 		return XDP_PASS;
+	fragment = ip->frag_off & bpf_htons(IP_FRAGMENT_MASK);
 	udp = (void *)ip + ip->ihl * 4;
-	if ((void *)(udp + 1) > data_end)
-		return XDP_PASS;
+	/* Only the first fragment has ports. */
+	if ((void *)(udp + 1) > data_end || ip->frag_off & bpf_htons(IP_FRAGMENT_OFFSET_MASK))
+		return fragment ? hand_off_fragment(ctx, ip) : XDP_PASS;
 	service = find_service(config, ip->daddr, udp->dest);
 	if (!service)
-		return XDP_PASS;
+		return fragment ? hand_off_fragment(ctx, ip) : XDP_PASS;
 	if (service->filter) {
 		reason = filter_client(service->filter, ip->saddr);
 		if (reason != ADMITTED)
@@ -90,8 +99,6 @@ static __always_inline int forward(struct xdp_md *ctx, struct ethhdr *ethernet, 
 	/* Not `ip + ip_bytes > data_end`: to Linux 6.1's verifier a number that was byte-swapped has no bounds. */
 	if (ip_bytes > data_end - (void *)ip || ip_bytes < ip->ihl * 4 + sizeof(*udp))
 		return xdp_drop(DROP_MALFORMED);
-	if (ip->frag_off & bpf_htons(IP_FLAG_MORE_FRAGMENTS))
-		return xdp_drop(DROP_FRAGMENT);
 	if (ip->ttl <= 1)
 		return xdp_drop(DROP_TTL_EXPIRED);
 	if (ip->ihl > 15 - RELAY_OPTION_WORDS)
@@ -104,7 +111,8 @@ static __always_inline int forward(struct xdp_md *ctx, struct ethhdr *ethernet, 
 
 	kept_ethernet = *ethernet;
 	kept_ip = *ip;
-	out = grow_and_mark(ctx, sizeof(struct relay_option), &reason);
+	out = grow_and_mark(ctx, sizeof(struct relay_option), fragment ? HANDOFF_RELAY_FRAGMENT : HANDOFF_RELAY,
+			    &reason);
 	if (!out)
 		return xdp_drop(reason);
 	if ((void *)(out + 1) > (void *)(long)ctx->data_end)
@@ -144,14 +152,14 @@ static __always_inline int forward6(struct xdp_md *ctx, struct ethhdr *ethernet,
 			return xdp_drop(DROP_RELAY_FROM_OUTSIDE);
 	}
 	if (find_udp(ip + 1, data_end, ip->nexthdr, &place))
-		return XDP_PASS;
+		return place.fragment ? hand_off_fragment6(ctx, ip, &place) : XDP_PASS;
 	udp = (void *)(ip + 1) + place.offset;
 	if ((void *)(udp + 1) > data_end)
-		return XDP_PASS;
+		return place.fragment ? hand_off_fragment6(ctx, ip, &place) : XDP_PASS;
 	vip = address_of_v6(&ip->daddr);
 	service = find_service6(config, &vip, udp->dest);
 	if (!service)
-		return XDP_PASS;
+		return place.fragment ? hand_off_fragment6(ctx, ip, &place) : XDP_PASS;
 	client = address_of_v6(&ip->saddr);
 	if (service->filter) {
 		reason = filter_client6(service->filter, &client);
@@ -162,8 +170,6 @@ static __always_inline int forward6(struct xdp_md *ctx, struct ethhdr *ethernet,
 	payload_bytes = bpf_ntohs(ip->payload_len);
 	if (payload_bytes > data_end - (void *)(ip + 1) || payload_bytes < place.offset + sizeof(*udp))
 		return xdp_drop(DROP_MALFORMED);
-	if (place.fragment & bpf_htons(IP6_FRAGMENT_MORE))
-		return xdp_drop(DROP_FRAGMENT);
 	if (ip->hop_limit <= 1)
 		return xdp_drop(DROP_TTL_EXPIRED);
 	if (!address_is_set(&config->relay6))
@@ -174,7 +180,8 @@ static __always_inline int forward6(struct xdp_md *ctx, struct ethhdr *ethernet,
 
 	kept_ethernet = *ethernet;
 	kept_ip = *ip;
-	out = grow_and_mark(ctx, sizeof(struct relay6_option), &reason);
+	out = grow_and_mark(ctx, sizeof(struct relay6_option),
+			    place.fragment ? HANDOFF_RELAY_FRAGMENT : HANDOFF_RELAY, &reason);
 	if (!out)
 		return xdp_drop(reason);
 	if ((void *)(out + 1) > (void *)(long)ctx->data_end)
@@ -212,16 +219,22 @@ int edge_xdp(struct xdp_md *ctx)
 
 static __always_inline int hand_off(struct __sk_buff *skb)
 {
-	void *data = (void *)(long)skb->data;
 	__u32 *mark = (void *)(long)skb->data_meta;
+	void *data = (void *)(long)skb->data;
 	struct edge_config *config;
-	__u32 zero = 0;
+	__u32 zero = 0, handoff = 0;
 
-	if ((void *)(mark + 1) > data || *mark != HANDOFF_MARK)
+	if (skb->mark == HELD_MARK)
+		handoff = HANDOFF_FRAGMENT;
+	else if ((void *)(mark + 1) <= data)
+		handoff = *mark;
+	if (handoff < HANDOFF_RELAY || handoff > HANDOFF_FRAGMENT)
 		return VERDICT_NEXT;
 	config = ew_config.lookup(&zero);
 	if (!config)
 		return tc_drop(DROP_NOT_CONFIGURED);
+	if (handoff != HANDOFF_RELAY)
+		return handle_fragment(skb, config, handoff);
 	return bpf_redirect(config->wireguard_ifindex, 0);
 }
 
@@ -234,8 +247,7 @@ int edge_handoff(struct __sk_buff *skb)
 static __always_inline struct backend *replying_backend(__be32 endpoint_id, const struct address *source,
 							__u32 *reason)
 {
-	__u32 *slot = ew_endpoints.lookup(&endpoint_id);
-	struct backend *backend = slot ? ew_backends.lookup(slot) : 0;
+	struct backend *backend = backend_of_endpoint(endpoint_id);
 	struct worker *worker;
 
 	if (!backend || backend->endpoint_id != endpoint_id) {

@@ -7,6 +7,7 @@
  *   services (VIP, port) or ranges (VIP, port prefix) -> slice of lut -> slot of backends -> endpoint id
  *   slot of backends -> slot of workers -> relay addresses, and whether the worker lives
  *   endpoints (endpoint id) -> slot of backends, for the way back
+ *   vips (VIP) -> for packets without ports, such as fragments
  *
  * IPv4 has service keys of its own: an 8-byte key costs half of a 20-byte one.
  */
@@ -141,5 +142,6 @@ BPF_F_TABLE("lpm_trie", struct source6_key, __u32, ew_sources6, MAX_SOURCES, BPF
 BPF_TABLE("array", __u32, __u64, ew_buckets, MAX_FILTERS);
 /* State, not configuration: when it is full the source that was not heard of for longest starts anew. */
 BPF_TABLE("lru_hash", struct source_rate_key, __u64, ew_source_buckets, MAX_RATED_SOURCES);
+BPF_TABLE("hash", struct address, __u32, ew_vips, MAX_VIPS);
 
 #endif

@@ -19,11 +19,14 @@ struct extension_header {
 	__u8 next_header;
 	__u8 length;  /* in 8-byte units, the first not counted; a fragment header has 0 here */
 	__be16 fragment;
+	__be32 id;  /* of a fragment header; every other has at least as many bytes */
 };
 
 struct udp_place {
-	__u32 offset;     /* of the UDP header, from the IPv6 header's end */
-	__be16 fragment;  /* the fragment header's offset and flags, 0 without one */
+	__u32 offset;      /* of the UDP header, from the IPv6 header's end */
+	__be32 id;         /* the fragment header's identification, 0 without one */
+	__be16 fragment;   /* its offset and flags, 0 without one */
+	__u8 next_header;  /* what comes at the offset; in a later fragment, what came in the first one */
 };
 
 /*
@@ -36,6 +39,7 @@ static __always_inline int extension_step(__u8 *next, const struct extension_hea
 	switch (*next) {
 	case IPPROTO_FRAGMENT:
 		place->fragment = extension->fragment;
+		place->id = extension->id;
 		place->offset += 8;
 		break;
 	case IPPROTO_HOPOPTS:
@@ -47,6 +51,7 @@ static __always_inline int extension_step(__u8 *next, const struct extension_hea
 		return -1;
 	}
 	*next = extension->next_header;
+	place->next_header = *next;
 	/* What follows a later fragment's header is payload, whatever the header says it is. */
 	if (place->fragment & bpf_htons(IP6_FRAGMENT_OFFSET_MASK))
 		return -1;
@@ -56,8 +61,7 @@ static __always_inline int extension_step(__u8 *next, const struct extension_hea
 /* Find UDP in a packet in XDP. `start` is the end of the IPv6 header. 0 where found, negative otherwise. */
 static __always_inline int find_udp(void *start, void *data_end, __u8 next, struct udp_place *place)
 {
-	place->offset = 0;
-	place->fragment = 0;
+	*place = (struct udp_place){.next_header = next};
 	if (next == IPPROTO_UDP)
 		return 0;
 #pragma unroll
@@ -77,8 +81,7 @@ static __always_inline int find_udp(void *start, void *data_end, __u8 next, stru
 /* The same in TC, where a packet need not be linear. `start` is the offset of the IPv6 header's end. */
 static __always_inline int find_udp_skb(struct __sk_buff *skb, __u32 start, __u8 next, struct udp_place *place)
 {
-	place->offset = 0;
-	place->fragment = 0;
+	*place = (struct udp_place){.next_header = next};
 	if (next == IPPROTO_UDP)
 		return 0;
 #pragma unroll

@@ -21,6 +21,7 @@ static long (*redirect_neigh)(__u32 ifindex, struct bpf_redir_neigh *params, int
 
 #define IP_FLAG_MORE_FRAGMENTS 0x2000
 #define IP_FRAGMENT_OFFSET_MASK 0x1fff
+#define IP_FRAGMENT_MASK (IP_FLAG_MORE_FRAGMENTS | IP_FRAGMENT_OFFSET_MASK)
 
 /* Not ours: let the next filter on the hook, and then the host, have the packet. */
 #define VERDICT_NEXT TC_ACT_UNSPEC

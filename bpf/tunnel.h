@@ -97,6 +97,25 @@ static __always_inline long tunnel_strip6(struct __sk_buff *skb, const struct ip
 	return bpf_skb_store_bytes(skb, 0, ip, sizeof(*ip), 0);
 }
 
+/* Put the relay header in place of the base header of a packet with an Ethernet header. 0, or negative on failure. */
+static __always_inline long tunnel_wrap(struct __sk_buff *skb, const struct relay_header *relay)
+{
+	long error = bpf_skb_adjust_room(skb, sizeof(relay->option), BPF_ADJ_ROOM_NET, BPF_F_ADJ_ROOM_FIXED_GSO);
+
+	if (error)
+		return error;
+	return bpf_skb_store_bytes(skb, ETH_HLEN, relay, sizeof(*relay), 0);
+}
+
+static __always_inline long tunnel_wrap6(struct __sk_buff *skb, const struct relay6_header *relay)
+{
+	long error = bpf_skb_adjust_room(skb, sizeof(relay->option), BPF_ADJ_ROOM_NET, BPF_F_ADJ_ROOM_FIXED_GSO);
+
+	if (error)
+		return error;
+	return bpf_skb_store_bytes(skb, ETH_HLEN, relay, sizeof(*relay), 0);
+}
+
 /*
  * Send a packet without link layer out of an Ethernet device, next hop by the host's FIB and neighbour table. The
  * room for the Ethernet header must be made first: without it the kernel drops the packet silently.

@@ -11,6 +11,7 @@
 #include "kernel.h"
 #include "drops.h"
 #include "extensions.h"
+#include "fragments.h"
 #include "relay.h"
 #include "stats.h"
 #include "translate.h"
@@ -82,6 +83,14 @@ static __always_inline int deliver(struct __sk_buff *skb, const struct worker_co
 	return tunnel_send(skb, config->container_ifindex);
 }
 
+/* A later fragment has no ports and no checksum: its header was put right with the relay header, and that is all. */
+static __always_inline int deliver_later_fragment(struct __sk_buff *skb, const struct worker_config *config,
+						  const struct endpoint *endpoint, __u32 ip_bytes)
+{
+	count_in(endpoint->stats_index, ip_bytes);
+	return tunnel_send(skb, config->container_ifindex);
+}
+
 static __always_inline int take_in(struct __sk_buff *skb, const struct worker_config *config)
 {
 	struct relay_header relay;
@@ -104,14 +113,13 @@ static __always_inline int take_in(struct __sk_buff *skb, const struct worker_co
 		return tc_drop(reason);
 	if (relay.ip.ttl <= 1)
 		return tc_drop(DROP_TTL_EXPIRED);
-	/* A later fragment has payload where the ports would be; no edge of this version relays any. */
-	if (relay.ip.frag_off & bpf_htons(IP_FLAG_MORE_FRAGMENTS | IP_FRAGMENT_OFFSET_MASK))
-		return tc_drop(DROP_FRAGMENT);
 	if (!address_is_v4(&endpoint->container))
 		return tc_drop(DROP_UNKNOWN_ENDPOINT);
 	relay_unwrap(&ip, &relay, relay.option.client, endpoint->container.word[3], relay.ip.ttl - 1);
 	if (tunnel_strip(skb, &ip))
 		return tc_drop(DROP_REWRITE_FAILED);
+	if (ip.frag_off & bpf_htons(IP_FRAGMENT_OFFSET_MASK))
+		return deliver_later_fragment(skb, config, endpoint, bpf_ntohs(ip.tot_len));
 	client = address_of_v4(relay.option.client);
 	return deliver(skb, config, ip.ihl * 4, endpoint, &client, &edge, relay.option.endpoint_id,
 		       bpf_ntohs(ip.tot_len));
@@ -125,6 +133,7 @@ static __always_inline int take_in6(struct __sk_buff *skb, const struct worker_c
 	struct udp_place place;
 	struct ipv6hdr ip;
 	__u32 reason = 0;
+	int no_udp;
 
 	switch (tunnel_read6(skb, &relay, &config->relay6, &reason)) {
 	case TUNNEL_NOT_OURS:
@@ -146,10 +155,11 @@ static __always_inline int take_in6(struct __sk_buff *skb, const struct worker_c
 	relay6_unwrap(&ip, &relay, &client, &endpoint->container, relay.ip.hop_limit - 1);
 	if (tunnel_strip6(skb, &ip))
 		return tc_drop(DROP_REWRITE_FAILED);
-	if (find_udp_skb(skb, sizeof(ip), ip.nexthdr, &place))
+	no_udp = find_udp_skb(skb, sizeof(ip), ip.nexthdr, &place);
+	if (place.fragment & bpf_htons(IP6_FRAGMENT_OFFSET_MASK))
+		return deliver_later_fragment(skb, config, endpoint, sizeof(ip) + bpf_ntohs(ip.payload_len));
+	if (no_udp)
 		return tc_drop(DROP_NOT_RELAYED);
-	if (place.fragment & bpf_htons(IP6_FRAGMENT_MORE))
-		return tc_drop(DROP_FRAGMENT);
 	return deliver(skb, config, sizeof(ip) + place.offset, endpoint, &client, &edge, relay.option.endpoint_id,
 		       sizeof(ip) + bpf_ntohs(ip.payload_len));
 }
@@ -200,7 +210,7 @@ static __always_inline long translate_reply(struct __sk_buff *skb, __u32 udp_off
  * leaves as any packet does that this box forwards.
  */
 static __always_inline int reply_directly(struct __sk_buff *skb, const struct worker_config *config, struct iphdr *ip,
-					  const struct flow *flow)
+					  const struct address *vip, __u32 stats_index)
 {
 	struct iphdr before = *ip;
 	__u64 sum = checksum_open(ip->check);
@@ -208,31 +218,81 @@ static __always_inline int reply_directly(struct __sk_buff *skb, const struct wo
 	if (!config->uplink_ifindex)
 		return tc_drop(DROP_NOT_CONFIGURED);
 	ip->ttl -= 1;
-	ip->saddr = flow->vip.word[3];
+	ip->saddr = vip->word[3];
 	sum = checksum_replace16(sum, ((__u16 *)&before)[4], ((__u16 *)ip)[4]);
 	ip->check = checksum_close(checksum_replace32(sum, before.saddr, ip->saddr));
 	if (bpf_skb_store_bytes(skb, ETH_HLEN, ip, sizeof(*ip), 0))
 		return tc_drop(DROP_REWRITE_FAILED);
-	count_out(flow->stats_index, bpf_ntohs(ip->tot_len));
+	count_out(stats_index, bpf_ntohs(ip->tot_len));
 	return redirect_neigh(config->uplink_ifindex, 0, 0, 0);
 }
 
 static __always_inline int reply_directly6(struct __sk_buff *skb, const struct worker_config *config,
-					   struct ipv6hdr *ip, const struct flow *flow)
+					   struct ipv6hdr *ip, const struct address *vip, __u32 stats_index)
 {
 	if (!config->uplink_ifindex)
 		return tc_drop(DROP_NOT_CONFIGURED);
 	ip->hop_limit -= 1;
-	*(struct address *)&ip->saddr = flow->vip;
+	*(struct address *)&ip->saddr = *vip;
 	if (bpf_skb_store_bytes(skb, ETH_HLEN, ip, sizeof(*ip), 0))
 		return tc_drop(DROP_REWRITE_FAILED);
-	count_out(flow->stats_index, sizeof(*ip) + bpf_ntohs(ip->payload_len));
+	count_out(stats_index, sizeof(*ip) + bpf_ntohs(ip->payload_len));
 	return redirect_neigh(config->uplink_ifindex, 0, 0, 0);
+}
+
+/* Remember where the other fragments of a reply shall go, see lead_datagram(). */
+static __always_inline int lead_reply(struct __sk_buff *skb, struct datagram_key *key, const struct flow *flow)
+{
+	int direct = flow->flags & ENDPOINT_DIRECT;
+	struct datagram datagram = {
+		.address = direct ? flow->vip : flow->edge_relay,
+		.endpoint_id = flow->endpoint_id,
+		.stats_index = flow->stats_index,
+		.way = direct ? DATAGRAM_DIRECT : DATAGRAM_RELAYED,
+	};
+
+	return lead_datagram(skb, key, &datagram);
+}
+
+/* Send a later fragment of a reply after its first one. */
+static __always_inline int follow_reply(struct __sk_buff *skb, const struct worker_config *config, struct iphdr *ip,
+					struct datagram_key *key)
+{
+	struct datagram *datagram;
+	int verdict;
+
+	datagram = datagram_to_follow(skb, key, &verdict);
+	if (!datagram)
+		return verdict;
+	if (datagram->way == DATAGRAM_RELAYED)
+		return relay_later(skb, ip, datagram, &config->relay, &key->destination, config->wireguard_ifindex,
+				   TO_CLIENT);
+	if (ip->ttl <= 1)
+		return tc_drop(DROP_TTL_EXPIRED);
+	return reply_directly(skb, config, ip, &datagram->address, datagram->stats_index);
+}
+
+static __always_inline int follow_reply6(struct __sk_buff *skb, const struct worker_config *config,
+					 struct ipv6hdr *ip, struct datagram_key *key)
+{
+	struct datagram *datagram;
+	int verdict;
+
+	datagram = datagram_to_follow(skb, key, &verdict);
+	if (!datagram)
+		return verdict;
+	if (datagram->way == DATAGRAM_RELAYED)
+		return relay_later6(skb, ip, datagram, &config->relay6, &key->destination, config->wireguard_ifindex,
+				    TO_CLIENT);
+	if (ip->hop_limit <= 1)
+		return tc_drop(DROP_TTL_EXPIRED);
+	return reply_directly6(skb, config, ip, &datagram->address, datagram->stats_index);
 }
 
 static __always_inline int send_back(struct __sk_buff *skb, const struct worker_config *config)
 {
 	struct relay_header relay;
+	struct datagram_key datagram;
 	struct flow_key key = {};
 	struct flow *flow;
 	struct iphdr ip;
@@ -240,31 +300,33 @@ static __always_inline int send_back(struct __sk_buff *skb, const struct worker_
 
 	if (bpf_skb_load_bytes(skb, ETH_HLEN, &ip, sizeof(ip)))
 		return VERDICT_NEXT;
-	if (ip.protocol != IPPROTO_UDP || ip.ihl < 5 || ip.frag_off & bpf_htons(IP_FRAGMENT_OFFSET_MASK))
+	if (ip.protocol != IPPROTO_UDP || ip.ihl < 5)
 		return VERDICT_NEXT;
+	datagram = datagram_of_v4(&ip);
+	if (ip.frag_off & bpf_htons(IP_FRAGMENT_OFFSET_MASK))
+		return follow_reply(skb, config, &ip, &datagram);
 	udp_offset = ETH_HLEN + ip.ihl * 4;
-	key.container = address_of_v4(ip.saddr);
-	key.client = address_of_v4(ip.daddr);
+	key.container = datagram.source;
+	key.client = datagram.destination;
 	flow = answered_flow(skb, udp_offset, &key);
 	if (!flow)
-		return VERDICT_NEXT;
+		return ip.frag_off & bpf_htons(IP_FRAGMENT_MASK) ? pass_first(skb, &datagram) : VERDICT_NEXT;
 
 	if (!address_is_set(&config->relay))
 		return tc_drop(DROP_NOT_CONFIGURED);
-	if (ip.frag_off & bpf_htons(IP_FLAG_MORE_FRAGMENTS))
-		return tc_drop(DROP_FRAGMENT);
 	if (ip.ttl <= 1)
 		return tc_drop(DROP_TTL_EXPIRED);
 	if (!(flow->flags & ENDPOINT_DIRECT) && ip.ihl > 15 - RELAY_OPTION_WORDS)
 		return tc_drop(DROP_OPTIONS_TOO_LONG);
+	if (ip.frag_off & bpf_htons(IP_FRAGMENT_MASK) && lead_reply(skb, &datagram, flow))
+		return TC_ACT_STOLEN;
 	if (translate_reply(skb, udp_offset, &key, flow))
 		return tc_drop(DROP_REWRITE_FAILED);
 	if (flow->flags & ENDPOINT_DIRECT)
-		return reply_directly(skb, config, &ip, flow);
+		return reply_directly(skb, config, &ip, &flow->vip, flow->stats_index);
 	relay_wrap(&relay, &ip, config->relay.word[3], flow->edge_relay.word[3], flow->endpoint_id, ip.daddr,
 		   ip.ttl - 1);
-	if (bpf_skb_adjust_room(skb, sizeof(relay.option), BPF_ADJ_ROOM_NET, BPF_F_ADJ_ROOM_FIXED_GSO) ||
-	    bpf_skb_store_bytes(skb, ETH_HLEN, &relay, sizeof(relay), 0))
+	if (tunnel_wrap(skb, &relay))
 		return tc_drop(DROP_REWRITE_FAILED);
 	count_out(flow->stats_index, bpf_ntohs(ip.tot_len));
 	return bpf_redirect(config->wireguard_ifindex, 0);
@@ -273,36 +335,39 @@ static __always_inline int send_back(struct __sk_buff *skb, const struct worker_
 static __always_inline int send_back6(struct __sk_buff *skb, const struct worker_config *config)
 {
 	struct relay6_header relay;
+	struct datagram_key datagram;
 	struct flow_key key = {};
 	struct udp_place place;
 	struct flow *flow;
 	struct ipv6hdr ip;
 	__u32 udp_offset;
+	int no_udp;
 
 	if (bpf_skb_load_bytes(skb, ETH_HLEN, &ip, sizeof(ip)))
 		return VERDICT_NEXT;
-	if (find_udp_skb(skb, ETH_HLEN + sizeof(ip), ip.nexthdr, &place))
-		return VERDICT_NEXT;
-	udp_offset = ETH_HLEN + sizeof(ip) + place.offset;
 	key.container = address_of_v6(&ip.saddr);
 	key.client = address_of_v6(&ip.daddr);
-	flow = answered_flow(skb, udp_offset, &key);
+	no_udp = find_udp_skb(skb, ETH_HLEN + sizeof(ip), ip.nexthdr, &place);
+	datagram = datagram_of_v6(&key.container, &key.client, &place);
+	if (place.fragment & bpf_htons(IP6_FRAGMENT_OFFSET_MASK))
+		return may_be_udp(&place) ? follow_reply6(skb, config, &ip, &datagram) : VERDICT_NEXT;
+	udp_offset = ETH_HLEN + sizeof(ip) + place.offset;
+	flow = no_udp ? 0 : answered_flow(skb, udp_offset, &key);
 	if (!flow)
-		return VERDICT_NEXT;
+		return place.fragment && may_be_udp(&place) ? pass_first(skb, &datagram) : VERDICT_NEXT;
 
 	if (!address_is_set(&config->relay6))
 		return tc_drop(DROP_NOT_CONFIGURED);
-	if (place.fragment & bpf_htons(IP6_FRAGMENT_MORE))
-		return tc_drop(DROP_FRAGMENT);
 	if (ip.hop_limit <= 1)
 		return tc_drop(DROP_TTL_EXPIRED);
+	if (place.fragment && lead_reply(skb, &datagram, flow))
+		return TC_ACT_STOLEN;
 	if (translate_reply(skb, udp_offset, &key, flow))
 		return tc_drop(DROP_REWRITE_FAILED);
 	if (flow->flags & ENDPOINT_DIRECT)
-		return reply_directly6(skb, config, &ip, flow);
+		return reply_directly6(skb, config, &ip, &flow->vip, flow->stats_index);
 	relay6_wrap(&relay, &ip, &config->relay6, &flow->edge_relay, flow->endpoint_id, &key.client, ip.hop_limit - 1);
-	if (bpf_skb_adjust_room(skb, sizeof(relay.option), BPF_ADJ_ROOM_NET, BPF_F_ADJ_ROOM_FIXED_GSO) ||
-	    bpf_skb_store_bytes(skb, ETH_HLEN, &relay, sizeof(relay), 0))
+	if (tunnel_wrap6(skb, &relay))
 		return tc_drop(DROP_REWRITE_FAILED);
 	count_out(flow->stats_index, sizeof(ip) + bpf_ntohs(ip.payload_len));
 	return bpf_redirect(config->wireguard_ifindex, 0);

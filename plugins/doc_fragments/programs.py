@@ -51,6 +51,10 @@ options:
             edges.
         type: int
         default: 131072
+      vips:
+        description: VIPs, of both address families together. For edges.
+        type: int
+        default: 16384
       edges:
         description: Relay addresses of edges that a worker knows. For workers.
         type: int
@@ -59,6 +63,17 @@ options:
         description: Flows whose way back a worker remembers; the least recently used goes first. For workers.
         type: int
         default: 262144
+      fragments:
+        description:
+          - Datagrams in fragments whose way is remembered, so that later fragments follow the first one; the least
+            recently used goes first.
+        type: int
+        default: 16384
+      held_fragments:
+        description:
+          - Fragments, 1.6 kB each, that wait for the first one of their datagram; the least recently used goes first.
+        type: int
+        default: 1024
   sources:
     description: The BPF sources by role. Set by the action plugin from the collection that the controller has.
     type: dict

@@ -58,6 +58,8 @@ edge:
     - The edge's counters; null where the edge's programs do not run on this host.
     - In is what came from clients, out what went to them. A service's counters include those of backends that it has no more.
     - The keys C(rates) and C(rate), per second, are there with O(interval) only.
+    - RV(edge.fragments) and RV(worker.fragments) count IP fragments that came before their datagram's first one and were
+      held, and those of them that went on when it came; the others were lost.
   returned: success
   type: dict
   sample:
@@ -74,6 +76,7 @@ edge:
             endpoint_id: 2771406
             counters: {in_packets: 7, in_bytes: 476, out_packets: 7, out_bytes: 644}
             rates: {in_packets: 1.0, in_bytes: 68.0, out_packets: 1.0, out_bytes: 92.0}
+    fragments: {held: 4, released: 4}
     drops:
       - {reason: ttl_expired, explanation: time to live used up, packets: 1, rate: 0.0}
 worker:
@@ -93,6 +96,7 @@ worker:
         container_port: 53
         counters: {in_packets: 12, in_bytes: 816, out_packets: 12, out_bytes: 1104}
         rates: {in_packets: 1.0, in_bytes: 68.0, out_packets: 1.0, out_bytes: 92.0}
+    fragments: {held: 0, released: 0}
     drops: []
 """
 

@@ -18,7 +18,7 @@ import struct
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -54,7 +54,8 @@ if TYPE_CHECKING:
     from ansible_collections.edgewire.fleet.tests.kernel.conftest import Netns
 
 XDP_DROP, XDP_PASS = 1, 2  # enum xdp_action (linux/bpf.h)
-TC_NEXT, TC_DROP, TC_REDIRECT = 0xFFFFFFFF, 2, 7  # TC_ACT_UNSPEC, TC_ACT_SHOT, TC_ACT_REDIRECT (linux/pkt_cls.h)
+# TC_ACT_UNSPEC, TC_ACT_SHOT, TC_ACT_STOLEN, TC_ACT_REDIRECT (linux/pkt_cls.h)
+TC_NEXT, TC_DROP, TC_STOLEN, TC_REDIRECT = 0xFFFFFFFF, 2, 4, 7
 
 CLIENT_MAC, BOX_MAC = "02:00:00:00:00:07", "02:00:00:00:00:01"
 CONTAINER_MAC, BRIDGE_MAC = "02:00:00:00:88:53", "02:00:00:00:88:01"
@@ -200,6 +201,9 @@ SMALL = layout.Capacity(
     rated_sources=1024,
     edges=16,
     flows=1024,
+    vips=128,
+    fragments=512,
+    held_fragments=512,
 )
 
 
@@ -385,6 +389,36 @@ def extended(packet: bytes, *headers: tuple[int, bytes]) -> bytes:
         following = number
     length = int.from_bytes(packet[4:6], "big") + len(chain)
     return packet[:4] + struct.pack("!HB", length, following) + packet[7:40] + chain + packet[40:]
+
+
+MTU = 1500  # of a client's link
+
+
+def cut(packet: bytes, ident: int, mtu: int = MTU) -> list[bytes]:
+    """The fragments of a packet without options or extension headers, in order (RFC 791, RFC 8200)."""
+    if packet[0] >> 4 == 6:
+        return cut6(packet[:40], [], packet[6], packet[40:], ident, mtu)
+    body, room = packet[20:], (mtu - 20) // 8 * 8
+    made = []
+    for start in range(0, len(body), room):
+        part, more = body[start : start + room], start + room < len(body)
+        head = packet[:2] + struct.pack("!HHH", 20 + len(part), ident, more << 13 | start // 8) + packet[8:20]
+        made.append(finish_header(head) + part)
+    return made
+
+
+def cut6(
+    base: bytes, before: Sequence[tuple[int, bytes]], following: int, body: bytes, ident: int, mtu: int = MTU
+) -> list[bytes]:
+    """The fragments of an IPv6 packet: ``before`` is repeated in each, ``body`` is what is cut."""
+    room = (mtu - 48 - sum(len(header) + 1 for _, header in before)) // 8 * 8
+    made = []
+    for start in range(0, len(body), room):
+        part, more = body[start : start + room], start + room < len(body)
+        header = (44, struct.pack("!xHI", start | more, ident))
+        plain = base[:4] + struct.pack("!HB", len(part), following) + base[7:40] + part
+        made.append(extended(plain, *before, header))
+    return made
 
 
 def frame(packet: bytes, ethertype: int | None = None, source: str = CLIENT_MAC, destination: str = BOX_MAC) -> bytes:

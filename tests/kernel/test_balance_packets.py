@@ -41,6 +41,7 @@ from ansible_collections.edgewire.fleet.tests.kernel.bpf_support import (
     WorkerBox,
     backend_of,
     build_of,
+    cut,
     datagram,
     desired,
     flow_hash,
@@ -266,6 +267,22 @@ def test_a_direct_reply_leaves_by_the_workers_own_uplink(
     assert uplink.read().hex() == frame(sent, source=BOX_MAC, destination=CLIENT_MAC).hex()
     assert (udp_checksum_of(sent) == b"\0\0") == ("zero_checksum" in options)
     assert (watch.change().drops, watch.change().stats) == ({}, {"out_packets": 1, "out_bytes": len(packet)})
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1)])
+def test_fragments_of_a_direct_reply(uplink_box: tuple[WorkerBox, Wire], net: Net, order: tuple[int, ...]) -> None:
+    """Each leaves by the uplink, in whatever order they come."""
+    box, uplink = uplink_box
+    box.tun.write(request(net))
+    box.wire.read()
+    fragments, watch = cut(answer(net, bytes(range(250)) * 16), 77), box.watch()
+    for i in order:
+        box.wire.send(from_container(fragments[i]))
+    sent = cut(translated(answer(net, bytes(range(250)) * 16, ttl=63), source=net.echo_vip, sport=ECHO_PORT), 77)
+    expected = sorted(frame(packet, source=BOX_MAC, destination=CLIENT_MAC).hex() for packet in sent)
+    assert sorted(uplink.read().hex() for _ in order) == expected
+    counted = {"out_packets": 3, "out_bytes": sum(map(len, fragments))}
+    assert (watch.change().drops, watch.change().stats) == ({}, counted)
 
 
 def test_direct_replies_expire_too(uplink_box: tuple[WorkerBox, Wire], net: Net) -> None:

@@ -72,7 +72,7 @@ from scapy.packet import Raw
 pytest_plugins = ["ansible_collections.edgewire.fleet.tests.kernel.bpf_support"]
 pytestmark = pytest.mark.kernel
 
-HANDOFF_MARK = struct.pack("=I", 0x65646765)
+HANDOFF_MARK, RELAY_FRAGMENT_MARK, FRAGMENT_MARK = (struct.pack("=I", 0x65646765 + n) for n in range(3))
 SPORT = 40_000
 
 
@@ -357,8 +357,8 @@ def test_what_is_not_for_a_service_passes_untouched(edge: Programs, net: Net, ma
     "data",
     [
         pytest.param(bytes(Ether() / ARP(pdst=V4.dns_vip)), id="ARP"),
-        pytest.param(frame(query(V4, frag=185)), id="non-first fragment"),
-        pytest.param(frame(query(V4, frag=185, flags="MF")), id="fragment in the middle"),
+        pytest.param(frame(datagram(V4.client, V4.nowhere, SPORT, PORT, frag=185)), id="non-first fragment"),
+        pytest.param(frame(datagram(V4.client, V4.nowhere, SPORT, PORT, flags="MF")), id="first fragment"),
         pytest.param(frame(query(V4, ihl=4)), id="header shorter than a header"),
     ],
 )
@@ -369,9 +369,6 @@ def test_what_is_not_for_an_ipv4_service_passes_untouched(edge: Programs, data: 
 @pytest.mark.parametrize(
     "headers",
     [
-        pytest.param([fragment_header(185)], id="non-first fragment"),
-        pytest.param([fragment_header(185, more=True)], id="fragment in the middle"),
-        pytest.param([HOP_BY_HOP, fragment_header(1), DESTINATION], id="non-first fragment of more headers"),
         pytest.param([HOP_BY_HOP, DESTINATION, ROUTING, DESTINATION, EMPTY_DESTINATION], id="five headers"),
         pytest.param([EMPTY_DESTINATION] * 8, id="eight headers"),
         pytest.param([(60, bytes([64, 1, 0]) + bytes(516))], id="a header too long"),
@@ -385,11 +382,24 @@ def test_what_is_not_for_an_ipv6_service_passes_untouched(edge: Programs, header
     expect_untouched(edge, frame(extended(query(V6), *headers)))
 
 
-def test_a_first_fragment_of_a_service_is_dropped(edge: Programs) -> None:
-    expect_drop(edge, frame(query(V4, flags="MF")), "fragment")
-    for headers in ([], [DESTINATION], [HOP_BY_HOP, ROUTING]):
-        expect_drop(edge, frame(extended(query(V6), *headers, fragment_header(more=True))), "fragment")
-    expect_drop(edge, frame(extended(query(V6), fragment_header(more=True), DESTINATION)), "fragment")
+def test_fragments_get_marks_of_their_own(edge: Programs, net: Net) -> None:
+    """A first one is made a relay packet like any other; what has no ports, or none of a service, is left to TC."""
+    other = datagram(net.client, net.dns_vip, SPORT, PORT + 1)
+    if net.version == 4:
+        first, later = query(net, flags="MF"), [query(net, frag=185), query(net, frag=185, flags="MF")]
+        later.append(datagram(net.client, net.dns_vip, SPORT, PORT + 1, flags="MF"))
+    else:
+        first = extended(query(net), HOP_BY_HOP, fragment_header(more=True), DESTINATION)
+        later = [extended(query(net), fragment_header(185, more)) for more in (False, True)]
+        later += [extended(query(net), HOP_BY_HOP, fragment_header(1), DESTINATION)]
+        later += [extended(other, fragment_header(more=True))]
+    result = edge.run("edge_xdp", frame(first))
+    assert (result.retval, result.data) == (XDP_PASS, RELAY_FRAGMENT_MARK + frame(relayed(net, first)))
+    for packet in later:
+        watch = Watch(edge.maps)
+        result = edge.run("edge_xdp", frame(packet))
+        assert (result.retval, result.data) == (XDP_PASS, FRAGMENT_MARK + frame(packet))
+        assert (watch.change().drops, watch.change().stats) == ({}, {})
 
 
 @pytest.mark.parametrize("ttl", [0, 1])

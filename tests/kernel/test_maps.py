@@ -197,6 +197,16 @@ def test_an_overwritten_part_of_a_range(edge_box: Box, net: Net) -> None:
     expect_repair("edge", EDGE_PARAMS, [("change", "service", games_text(net))])
 
 
+def test_a_lost_and_a_stray_vip(edge_box: Box, net: Net) -> None:
+    for vip in (net.dns_vip, net.vip(200)):
+        verb = "delete" if vip == net.dns_vip else "update"
+        value = [] if verb == "delete" else ["value", *words(bytes(4))]
+        bpftool(verb, edge_box, "ew_vips", "key", *words(layout.ADDRESS.pack({"value": vip})), *value)
+    expected = [("add", "VIP", net.dns_vip), ("remove", "VIP", net.vip(200))]
+    assert sorted(told(contents.preview("edge", EDGE_PARAMS))) == sorted(expected)
+    expect_repair("edge", EDGE_PARAMS, told(contents.preview("edge", EDGE_PARAMS)))
+
+
 def test_a_stray_prefix(edge_box: Box, net: Net) -> None:
     """Over all ports of a VIP: what is not wanted goes, and what is wanted stays."""
     stray = edge_state.Entry(games_entries(net)[0].map, net.games_vip, 0, 0)
@@ -220,7 +230,8 @@ def test_large_contents_come_and_go(edge_box: Box) -> None:
     ]
     gone = 2 * (3 + 2 + len(games_entries(V4)))  # of each family: three backends, two single ports, a range
     configuration = 1  # there is no range any more
-    assert len(contents.ensure("edge", params)) == 60 + 70 + gone + configuration
+    vips = 60 + 6 - 2 * 2  # two are in both
+    assert len(contents.ensure("edge", params)) == 60 + 70 + gone + vips + configuration
     assert contents.preview("edge", params) == []
     state = edge_state.read(edge_box.maps)
     assert len(state.entries) == 60
@@ -233,7 +244,7 @@ def test_where_nothing_runs(make_netns: Callable[[], Any]) -> None:
     with make_netns() as ns:
         ns.run("ip", "link", "add", "eth0", "type", "veth", "peer", "name", "eth1")
         assert info.info("edge") is None
-        assert len(contents.preview("edge", EDGE_PARAMS, may_be_missing=True)) == 2 + 6 + 6 + 1
+        assert len(contents.preview("edge", EDGE_PARAMS, may_be_missing=True)) == 2 + 6 + 6 + 6 + 1
         with pytest.raises(EdgewireError, match="run tc_delivery first"):
             contents.ensure("worker", WORKER_PARAMS)
 

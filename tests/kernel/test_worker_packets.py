@@ -284,8 +284,6 @@ def test_what_is_no_reply_passes_untouched(worker: Programs, net: Net, make: Cal
 @pytest.mark.parametrize(
     "data",
     [
-        pytest.param(container_frame(echo(V4, frag=100)), id="non-first fragment"),
-        pytest.param(container_frame(extended(echo(V6), fragment_header(100))), id="non-first fragment IPv6"),
         pytest.param(container_frame(extended(echo(V6), *[EMPTY_DESTINATION] * 5)), id="five headers IPv6"),
         pytest.param(bytes(Ether() / ARP(pdst=V4.bridge)), id="ARP"),
     ],
@@ -297,15 +295,10 @@ def test_what_is_no_reply_of_one_family_passes_untouched(worker: Programs, data:
 @pytest.mark.parametrize(
     ("packet", "reason"),
     [
-        pytest.param(echo(V4, flags="MF"), "fragment", id="first fragment"),
         pytest.param(echo(V4, ttl=1), "ttl_expired", id="time to live 1"),
         pytest.param(echo(V4, ttl=0), "ttl_expired", id="time to live 0"),
         pytest.param(echo(V4, options=[b"\x01" * 32]), "options_too_long", id="32 bytes of options"),
         pytest.param(echo(V4, options=[b"\x01" * 40]), "options_too_long", id="40 bytes of options"),
-        pytest.param(extended(echo(V6), fragment_header(more=True)), "fragment", id="first fragment IPv6"),
-        pytest.param(
-            extended(echo(V6), DESTINATION, fragment_header(more=True)), "fragment", id="first fragment extended"
-        ),
         pytest.param(echo(V6, ttl=1), "ttl_expired", id="hop limit 1"),
         pytest.param(echo(V6, ttl=0), "ttl_expired", id="hop limit 0"),
     ],
@@ -529,23 +522,16 @@ def relayed6(*headers: tuple[int, bytes]) -> bytes:
         pytest.param(relayed_request(V4, head=b"\x9e\x0c\x02"), "bad_option", id="other version"),
         pytest.param(relayed_request(V4, head=b"\x9e\x10"), "not_relayed", id="other length"),
         pytest.param(relayed_request(V4, head=b"\x01\x01"), "not_relayed", id="other option"),
-        pytest.param(relayed_request(V4, request(V4, flags="MF")), "fragment", id="first fragment"),
-        pytest.param(relayed_request(V4, request(V4, frag=100)), "fragment", id="other fragment"),
         pytest.param(relayed_request(V6, head=b"\x11\x03"), "bad_option", id="other header length IPv6"),
         pytest.param(relayed_request(V6, head=b"\x11\x02\x5e\x13"), "bad_option", id="shorter option IPv6"),
         pytest.param(relayed_request(V6, head=b"\x11\x02\x5e\x15"), "bad_option", id="longer option IPv6"),
         pytest.param(relayed_request(V6, head=b"\x11\x02\x1e\x14"), "not_relayed", id="other option IPv6"),
-        pytest.param(relayed6(fragment_header(more=True)), "fragment", id="first fragment IPv6"),
-        pytest.param(relayed6(DESTINATION, fragment_header(more=True)), "fragment", id="first fragment extended"),
-        pytest.param(relayed6(fragment_header(100)), "not_relayed", id="other fragment IPv6"),
         pytest.param(relayed6(*[EMPTY_DESTINATION] * 5), "not_relayed", id="five headers IPv6"),
         pytest.param(relayed6((59, bytes(7))), "not_relayed", id="nothing behind IPv6"),
         pytest.param(extended(relayed_request(V6), HOP_BY_HOP), "not_relayed", id="not the first header IPv6"),
     ],
 )
-def test_options_and_fragments_that_the_tunnel_must_not_bring(
-    worker_box: WorkerBox, packet: bytes, reason: str
-) -> None:
+def test_options_that_the_tunnel_must_not_bring(worker_box: WorkerBox, packet: bytes, reason: str) -> None:
     watch = worker_box.watch()
     worker_box.tun.write(packet)
     assert (watch.change().drops, watch.change().stats) == ({reason: 1}, {})

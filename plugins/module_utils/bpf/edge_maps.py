@@ -81,6 +81,7 @@ def _check_capacity(wanted: EdgeWanted, tables: Mapping[Claim, list[int]], state
         "backends": sum(len(service.backends) for service in wanted.services),
         "lut": sum(len(table) for table in tables.values()),
         "workers": len(wanted.workers),
+        "vips": len(wanted.vips),
     }
     full = [
         f"{name}: {count} needed, room for {state.capacity[name]}"
@@ -117,7 +118,7 @@ class _Plan:
         for phase in (self.allocate, self.tables, self.switch, self.retire):
             if phase is self.retire:  # no packet goes to these backends any more, and they can still be told by name
                 yield from self.folds
-            # In `switch`, which only knows services, those that go make room for those that come.
+            # In `switch`, which only knows services and VIPs, those that go make room for those that come.
             yield from sorted(phase, key=lambda write: ((write[2] is None) != (phase is self.switch), _ORDER[write[0]]))
 
 
@@ -127,7 +128,7 @@ _ORDER = {
         (
             *("ew_stats", "ew_retired", "ew_workers", "ew_backends", "ew_endpoints", "ew_lut"),
             *("ew_sources", "ew_sources6", "ew_filtered", "ew_buckets", "ew_filters"),
-            *(*SERVICE_MAPS, "ew_config"),
+            *(*SERVICE_MAPS, "ew_vips", "ew_config"),
         )
     )
 }
@@ -148,6 +149,7 @@ def plan(wanted: EdgeWanted, state: EdgeState, cpus: int = 1) -> tuple[list[Step
     slots = _plan_backends(wanted, state, retired, workers, result, cpus)
     filter_of = _plan_filters(wanted, state, result, cpus)
     _plan_services(wanted, state, tables, retired, slots, filter_of, result)
+    _plan_vips(wanted, state, result)
     _plan_config(wanted, state, result)
     return result.steps, list(result.writes())
 
@@ -377,6 +379,15 @@ def _place_table(service: ServiceWanted, size: int, found: Mapping[str, int] | N
     if found is None or found["lut_size"] < size or found["lut_offset"] + found["lut_size"] > room:
         raise EdgewireError(f"no room in ew_lut for the table of {service.text} ({size} slots); the map holds {room}")
     return found["lut_offset"]
+
+
+def _plan_vips(wanted: EdgeWanted, state: EdgeState, result: _Plan) -> None:
+    for vip in sorted(wanted.vips ^ state.vips):
+        there: Mapping[str, Any] = {"family": "IPv6" if ":" in vip else "IPv4"}
+        comes = vip in wanted.vips
+        value = layout.U32.pack({}) if comes else None
+        result.switch.append(("ew_vips", layout.ADDRESS.pack({"value": vip}), value))
+        result.steps.append(make_step("VIP", vip, None if comes else there, there if comes else None))
 
 
 def _plan_config(wanted: EdgeWanted, state: EdgeState, result: _Plan) -> None:

@@ -49,7 +49,7 @@ _SINGLE_MAPS = {"ew_services": layout.SERVICE_KEY, "ew_services6": layout.SERVIC
 _RANGE_MAPS = {"ew_ranges": (layout.RANGE_KEY, 32), "ew_ranges6": (layout.RANGE6_KEY, 128)}
 SERVICE_MAPS = (*_SINGLE_MAPS, *_RANGE_MAPS)
 # The capacities that bound an edge's maps.
-CAPACITIES = ("services", "ranges", "backends", "lut", "workers")
+CAPACITIES = ("services", "ranges", "backends", "lut", "vips", "workers")
 
 
 def entries_of(claim: Claim) -> list[Entry]:
@@ -137,6 +137,11 @@ class EdgeWanted:
         return next((item for item in self.filters if item.service == service.name), None)
 
     @property
+    def vips(self) -> frozenset[str]:
+        """The VIPs of all services."""
+        return frozenset(service.vip for service in self.services)
+
+    @property
     def names(self) -> dict[str, str]:
         """Relay address to worker name, both families."""
         return {address: name for name, relays in self.workers.items() for address in relays.all}
@@ -151,6 +156,7 @@ class EdgeState:
     backends: Mapping[int, Mapping[str, Any]]
     workers: Mapping[int, Mapping[str, Any]]
     endpoints: Mapping[int, int]
+    vips: frozenset[str]
     lut: Sequence[int]
     capacity: Mapping[str, int]
     filters: FilterState
@@ -184,6 +190,7 @@ EMPTY = EdgeState(
     {},
     {},
     {},
+    frozenset(),
     array.array("I"),
     asdict(layout.Capacity()),
     FilterState({}, {}, asdict(layout.Capacity())),
@@ -218,8 +225,10 @@ def read(maps: Maps) -> EdgeState:
         key["value"]: value["value"]
         for key, value in zip(layout.BE32.iter_unpack(keys), layout.U32.iter_unpack(values), strict=True)
     }
+    keys, _ = maps["ew_vips"].read()
+    vips = frozenset(key["value"] for key in layout.ADDRESS.iter_unpack(keys))
     used = max((s["lut_offset"] + s["lut_size"] for s in entries.values()), default=0)
     lut = array.array("I", maps["ew_lut"].read(limit=used)[1] if used else b"")
     config = next(layout.EDGE_CONFIG.iter_unpack(maps["ew_config"].read()[1]))
     capacity = {name: maps[f"ew_{name}"].info.max_entries for name in CAPACITIES}
-    return EdgeState(config, entries, backends, workers, endpoints, lut, capacity, read_filters(maps))
+    return EdgeState(config, entries, backends, workers, endpoints, vips, lut, capacity, read_filters(maps))

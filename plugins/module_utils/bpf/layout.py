@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 Role = Literal["edge", "worker"]
-FieldKind = Literal["ipv4", "ipv6", "address", "be16", "be32", "u16", "u32", "u64", "hash"]
+FieldKind = Literal["ipv4", "ipv6", "address", "be16", "be32", "u16", "u32", "u64", "hash", "frame"]
 
 # Format for `struct`, and the conversions between what the map holds and what people read.
 _FORMATS = {
@@ -31,6 +31,7 @@ _FORMATS = {
     "u32": "I",
     "u64": "Q",
     "hash": "32s",
+    "frame": "1536s",
 }
 
 
@@ -222,11 +223,31 @@ FLOW = Record(
     ),
 )
 
+DATAGRAM_KEY = Record(
+    "datagram_key", (("source", "address"), ("destination", "address"), ("id", "be32"), ("protocol", "u32"))
+)
+DATAGRAM = Record(
+    "datagram",
+    (
+        ("address", "address"),
+        ("endpoint_id", "be32"),
+        ("stats_index", "u32"),
+        ("first_seen", "u32"),
+        ("way", "u32"),
+    ),
+)
+HELD_KEY = Record("held_key", (*((f"datagram.{name}", kind) for name, kind in DATAGRAM_KEY.fields), ("number", "u32")))
+HELD = Record(
+    "held", (("length", "u32"), ("held_since", "u32"), ("last_number", "u32"), ("zero", "u32"), ("frame", "frame"))
+)
+HELD_COUNT = Record("held_count", (("held", "u64"), ("released", "u64")))
+
 # The order of enum drop_reason in bpf/drops.h, and what each means to a person.
 DROP_REASONS: dict[str, str] = {
     "malformed": "lengths in the packet contradict each other",
     "relay_from_outside": "a relay option on a packet that did not come through WireGuard",
-    "fragment": "an IP fragment of a service's packet",
+    "fragment_tiny": "a first IP fragment that ends before the UDP header does",
+    "fragment_not_held": "an IP fragment ahead of its datagram's first one, too long to be held or one too many",
     "ttl_expired": "time to live used up",
     "options_too_long": "no room for the relay option behind the packet's own IP options",
     "no_backend": "the service has no live backend",
@@ -274,7 +295,8 @@ class Capacity:
     edge knows, ``filters`` services with a filter (one less), ``sources`` the networks of one family in all lists,
     where a list that changes needs room beside the old one, ``rated_sources`` the clients of services with a rate per
     source that are told apart, ``edges`` the relay addresses of edges that a worker knows, ``flows`` the flows whose
-    way back a worker remembers.
+    way back a worker remembers, ``vips`` the VIPs of both families, ``fragments`` the fragmented datagrams whose way
+    is remembered, ``held_fragments`` the fragments (1.6 kB each) that wait for their datagram's first one.
     """
 
     services: int = 16_384
@@ -285,8 +307,11 @@ class Capacity:
     filters: int = 4_096
     sources: int = 1_048_576
     rated_sources: int = 131_072
+    vips: int = 16_384
     edges: int = 4_096
     flows: int = 262_144
+    fragments: int = 16_384
+    held_fragments: int = 1_024
 
     def flags(self) -> list[str]:
         """The capacities as compiler flags."""
@@ -300,6 +325,10 @@ _COMMON = (
     MapSpec("ew_capture", "array", U32, CAPTURE, 1, carried=False),
     MapSpec("ew_samples", "perf_event_array", U32, U32, 0, carried=False),  # as many entries as CPUs
     MapSpec("ew_stats", "percpu_array", U32, STATS, "backends"),
+    MapSpec("ew_fragments", "lru_hash", DATAGRAM_KEY, DATAGRAM, "fragments"),
+    MapSpec("ew_held", "lru_hash", HELD_KEY, HELD, "held_fragments"),
+    MapSpec("ew_held_scratch", "percpu_array", U32, HELD, 1),
+    MapSpec("ew_held_count", "percpu_array", U32, HELD_COUNT, 1),
 )
 MAPS: dict[str, tuple[MapSpec, ...]] = {
     "edge": (
@@ -320,6 +349,7 @@ MAPS: dict[str, tuple[MapSpec, ...]] = {
         MapSpec("ew_sources6", "lpm_trie", SOURCE6_KEY, U32, "sources"),
         MapSpec("ew_buckets", "array", U32, U64, "filters"),
         MapSpec("ew_source_buckets", "lru_hash", SOURCE_RATE_KEY, U64, "rated_sources"),
+        MapSpec("ew_vips", "hash", ADDRESS, U32, "vips"),
     ),
     "worker": (
         *_COMMON,

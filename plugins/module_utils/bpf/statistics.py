@@ -21,12 +21,14 @@ class Reading:
     """A role's counters at one time.
 
     ``counts`` has those of each service (by claim), backend and endpoint (by endpoint id); ``when`` is in seconds of
-    the monotonic clock.
+    the monotonic clock. ``fragments`` counts those that were held for their datagram's first one, and those of them
+    that were released when it came.
     """
 
     state: edge_state.EdgeState | worker_maps.WorkerState
     counts: Mapping[Hashable, Counts]
     drops: Counts
+    fragments: Counts
     when: float
 
 
@@ -37,6 +39,12 @@ def drops_of(maps: map_io.Maps) -> dict[str, int]:
     return {
         reason: sum(counts[number * cpus : (number + 1) * cpus]) for number, reason in enumerate(layout.DROP_REASONS)
     }
+
+
+def fragments_of(maps: map_io.Maps) -> dict[str, int]:
+    """Fragments that were held, and those of them that were released, all CPUs together."""
+    rows = list(layout.HELD_COUNT.iter_unpack(maps["ew_held_count"].read()[1]))
+    return {name: sum(row[name] for row in rows) for name, _ in layout.HELD_COUNT.fields}
 
 
 def _edge_counts(maps: map_io.Maps, state: edge_state.EdgeState) -> dict[Hashable, Counts]:
@@ -68,7 +76,7 @@ def read(role: str) -> Reading | None:
             indices = {endpoint_id: endpoint["stats_index"] for endpoint_id, endpoint in state.endpoints.items()}
             counters = map_io.counters_of(maps, "ew_stats", indices.values())
             counts = {endpoint_id: counters.of(index) for endpoint_id, index in indices.items()}
-        return Reading(state, counts, drops_of(maps), time.monotonic())
+        return Reading(state, counts, drops_of(maps), fragments_of(maps), time.monotonic())
 
 
 def _teller(now: Reading, before: Reading | None) -> Callable[[Hashable], dict[str, Any]]:
@@ -118,6 +126,7 @@ def tell(now: Reading, before: Reading | None = None, *, every_reason: bool = Fa
         endpoints = info.sorted_endpoints(now.state)
         return {
             "endpoints": [{**info.endpoint_words(eid, e, names), **of(eid)} for eid, e in endpoints],
+            "fragments": now.fragments,
             "drops": drops,
         }
     services, state = [], now.state
@@ -129,7 +138,7 @@ def tell(now: Reading, before: Reading | None = None, *, every_reason: bool = Fa
         ]
         backends.sort(key=info.backend_order)
         services.append({**info.service_words(claim, names), **of(claim), "backends": backends})
-    return {"services": services, "drops": drops}
+    return {"services": services, "fragments": now.fragments, "drops": drops}
 
 
 def gather(interval: float, *, every_reason: bool) -> dict[str, Any]:

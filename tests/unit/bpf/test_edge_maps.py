@@ -128,6 +128,7 @@ def resolve(state: EdgeState) -> dict[str, Any]:
             for slot, b in state.backends.items()
         },
         "replies": {eid: state.backends.get(slot, {}).get("endpoint_id") for eid, slot in state.endpoints.items()},
+        "vips": state.vips,
     }
 
 
@@ -157,6 +158,7 @@ def meaning(wanted: EdgeWanted) -> dict[str, Any]:
         },
         "backends": backends,
         "replies": {eid: eid for eid in backends},
+        "vips": {service.vip for service in wanted.services},
     }
 
 
@@ -268,6 +270,7 @@ GARBAGE = {
     "ew_services": (layout.SERVICE_KEY, layout.SERVICE),
     "ew_services6": (layout.SERVICE6_KEY, layout.SERVICE),
     "ew_ranges": (layout.RANGE_KEY, layout.SERVICE),
+    "ew_vips": (layout.ADDRESS, layout.U32),
     "ew_config": (layout.U32, layout.EDGE_CONFIG),
     "ew_filters": (layout.U32, layout.FILTER),
     "ew_sources": (layout.SOURCE_KEY, layout.U32),

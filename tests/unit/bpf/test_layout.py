@@ -29,6 +29,7 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "u16": st.integers(0, 2**16 - 1),
     "u32": st.integers(0, 2**32 - 1),
     "u64": st.integers(0, 2**64 - 1),
+    "frame": st.binary(min_size=1536, max_size=1536),
     "hash": st.binary(min_size=32, max_size=32),
 }
 
@@ -64,12 +65,25 @@ def test_no_implicit_padding(record: layout.Record) -> None:
 
 
 def test_every_capacity_is_a_compiler_flag() -> None:
-    flags = layout.Capacity(
-        services=1, ranges=6, backends=2, lut=3, workers=10, filters=7, sources=8, rated_sources=9, edges=4, flows=5
-    ).flags()
-    assert " ".join(flags) == (
-        "-DMAX_BACKENDS=2 -DMAX_EDGES=4 -DMAX_FILTERS=7 -DMAX_FLOWS=5 -DMAX_LUT=3 -DMAX_RANGES=6"
-        " -DMAX_RATED_SOURCES=9 -DMAX_SERVICES=1 -DMAX_SOURCES=8 -DMAX_STATS=2 -DMAX_WORKERS=10"
+    capacity = layout.Capacity(
+        services=1,
+        ranges=6,
+        backends=2,
+        lut=3,
+        workers=10,
+        filters=7,
+        sources=8,
+        rated_sources=9,
+        edges=4,
+        flows=5,
+        vips=11,
+        fragments=12,
+        held_fragments=13,
+    )
+    assert " ".join(capacity.flags()) == (
+        "-DMAX_BACKENDS=2 -DMAX_EDGES=4 -DMAX_FILTERS=7 -DMAX_FLOWS=5 -DMAX_FRAGMENTS=12 -DMAX_HELD_FRAGMENTS=13"
+        " -DMAX_LUT=3 -DMAX_RANGES=6 -DMAX_RATED_SOURCES=9 -DMAX_SERVICES=1 -DMAX_SOURCES=8 -DMAX_STATS=2"
+        " -DMAX_VIPS=11 -DMAX_WORKERS=10"
     )
 
 
