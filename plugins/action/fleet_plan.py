@@ -14,13 +14,13 @@ from ansible.errors import AnsibleError  # type: ignore[import-untyped,unused-ig
 from ansible.plugins.action import ActionBase  # type: ignore[import-untyped,unused-ignore]
 from ansible.template import Templar  # type: ignore[import-untyped,unused-ignore]
 from ansible_collections.edgewire.fleet.plugins.module_utils.errors import EdgewireError
+from ansible_collections.edgewire.fleet.plugins.module_utils.files import write_if_changed
 from ansible_collections.edgewire.fleet.plugins.module_utils.plan.inventory import EDGES, WORKERS
 from ansible_collections.edgewire.fleet.plugins.module_utils.plan.problems import Problems
 from ansible_collections.edgewire.fleet.plugins.module_utils.plan.session import (
     Outcome,
     plan_and_store,
 )
-from ansible_collections.edgewire.fleet.plugins.module_utils.plan.store import write_if_changed
 from ansible_collections.edgewire.fleet.plugins.module_utils.plan.variables import (
     FLEET_VARIABLES,
     HOST_VARIABLES,

@@ -10,7 +10,7 @@ short_description: Hold a host against its plan
 version_added: 0.1.0
 description:
   - Compares WireGuard, routes and rules, programs on their hooks, and map contents with the host's plan, all as the kernel has
-    them, and sends a probe packet for each service through the live XDP program.
+    them, and what M(edgewire.fleet.boot_unit) leaves on the box, and sends a probe packet for each service through the live XDP program.
   - Reports every difference with its layer, what is expected and what was found. Does not fail on differences; the play decides
     what they mean.
   - Changes nothing, except that each service's counter of packets from clients goes up by one for the probe.
@@ -77,7 +77,7 @@ layers:
   returned: success
   type: list
   elements: str
-  sample: [plan, wireguard, routes, edge programs, edge maps, probe]
+  sample: [plan, wireguard, routes, edge programs, edge maps, probe, boot]
 peers:
   description: WireGuard peers and whether their session is V(up), V(stale) (last handshake over 180 s ago) or V(never) began.
   returned: success

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from ansible_collections.edgewire.fleet.plugins.module_utils.bpf import layout, libbpf
 from ansible_collections.edgewire.fleet.plugins.module_utils.errors import EdgewireError
+from ansible_collections.edgewire.fleet.plugins.module_utils.files import write_if_changed
 
 DIRECTORY = Path("/var/lib/edgewire/builds")
 FORMAT = 1
@@ -71,12 +72,9 @@ def keep(role: str, identity: bytes, programs: Mapping[str, bytes], maps: Mappin
         "programs": text,
     }
     path = path_of(role, identity)
-    staging = path.with_suffix(".new")
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        staging.write_text(json.dumps(content, indent=1), encoding="utf-8")
-        staging.chmod(0o600)
-        staging.replace(path)
+        write_if_changed(path, json.dumps(content, indent=1).encode(), mode=0o600)
         for other in path.parent.glob(f"{role}-*"):
             if other != path:
                 other.unlink()

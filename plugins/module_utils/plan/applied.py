@@ -11,13 +11,12 @@ of last week.
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ansible_collections.edgewire.fleet.plugins.module_utils.errors import EdgewireError
+from ansible_collections.edgewire.fleet.plugins.module_utils.files import write_if_changed
 from ansible_collections.edgewire.fleet.plugins.module_utils.plan.render import digest
 from ansible_collections.edgewire.fleet.plugins.module_utils.steps import Step, make_step
 
@@ -57,22 +56,7 @@ def give(path: str, plan: Mapping[str, Any], replaces: str | None, force: bool, 
         )
     before = None if have == NONE else {"sha256": have}
     if not check_mode:
-        _write(file, plan)
+        file.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        write_if_changed(file, json.dumps(plan, indent=1).encode() + b"\n", mode=_MODE, durable=True)
+        file.chmod(_MODE)
     return [make_step("plan", path, before, {"sha256": wanted})]
-
-
-def _write(file: Path, plan: Mapping[str, Any]) -> None:
-    file.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)
-    temporary = Path(name)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            os.fchmod(handle, _MODE)
-            json.dump(plan, stream, indent=1)
-            stream.write("\n")
-            stream.flush()
-            os.fsync(handle)
-        temporary.replace(file)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ansible_collections.edgewire.fleet.plugins.module_utils.files import write_if_changed
 from ansible_collections.edgewire.fleet.plugins.module_utils.plan.build import FleetPlan, plan_fleet
 from ansible_collections.edgewire.fleet.plugins.module_utils.plan.problems import Problems
 from ansible_collections.edgewire.fleet.plugins.module_utils.plan.registry import (
@@ -21,7 +22,6 @@ from ansible_collections.edgewire.fleet.plugins.module_utils.plan.registry impor
 from ansible_collections.edgewire.fleet.plugins.module_utils.plan.store import (
     Written,
     locked,
-    write_if_changed,
     write_plans,
 )
 

@@ -9,13 +9,13 @@ import fcntl
 import functools
 import json
 import os
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ansible_collections.edgewire.fleet.plugins.module_utils.errors import EdgewireError
+from ansible_collections.edgewire.fleet.plugins.module_utils.files import write_if_changed
 from ansible_collections.edgewire.fleet.plugins.module_utils.plan.model import HostPlan
 from ansible_collections.edgewire.fleet.plugins.module_utils.plan.render import (
     PART,
@@ -37,32 +37,6 @@ class Written:
     removed: int
     fleet_hash: str
     hashes: dict[str, str]
-
-
-def write_if_changed(path: Path, data: bytes, *, durable: bool = False) -> bool:
-    """Replace the file's content in one step unless it is ``data`` already; whether it was
-    replaced.
-
-    ``durable``: on disk before the old content is gone (for what cannot be computed again). Raises
-    OSError.
-    """
-    with contextlib.suppress(FileNotFoundError):
-        if path.read_bytes() == data:
-            return False
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    temporary = Path(name)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            os.fchmod(file.fileno(), 0o644)
-            if durable:
-                file.flush()
-                os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    return True
 
 
 @contextlib.contextmanager

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ansible_collections.edgewire.fleet.plugins.module_utils.errors import EdgewireError
+from ansible_collections.edgewire.fleet.plugins.module_utils.files import write_if_changed
 from ansible_collections.edgewire.fleet.plugins.module_utils.steps import Step, make_step
 
 NETWORKD_FILE = "etc/systemd/networkd.conf.d/edgewire.conf"
@@ -107,10 +108,7 @@ def _perform(operation: WriteFile | RestartNetworkd) -> None:
             path.parent.rmdir()
     else:
         path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.tmp")  # read by neither: no .conf at its end
-        temporary.write_text(operation.content, encoding="utf-8")
-        temporary.chmod(0o644)
-        temporary.replace(path)
+        write_if_changed(path, operation.content.encode())
 
 
 def _shown(content: str | None) -> dict[str, str] | None:

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from ansible_collections.edgewire.fleet.plugins.module_utils.boot import unit
 from ansible_collections.edgewire.fleet.plugins.module_utils.bpf import contents, forwarder, libbpf, map_io, options
 from ansible_collections.edgewire.fleet.plugins.module_utils.errors import EdgewireError
 from ansible_collections.edgewire.fleet.plugins.module_utils.routes import backend as routes
@@ -132,6 +133,7 @@ def verify(params: Mapping[str, Any]) -> Report:
             )
     if plan.get("edge"):
         checks["probe"] = lambda: _probes(plan)
+    checks["boot"] = lambda: _of_steps("boot", unit.plan(params))
 
     drifts: list[Drift] = []
     for layer, check in checks.items():

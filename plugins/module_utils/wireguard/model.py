@@ -23,6 +23,7 @@ from ansible_collections.edgewire.fleet.plugins.module_utils.wireguard.preshared
     PresharedKey,
     PrivateKey,
     derive,
+    from_base64,
 )
 
 # Interface alias (IFLA_IFALIAS) of a device that this collection made. It lives in the kernel with
@@ -151,6 +152,9 @@ def check_interface(name: str) -> str:
 def desired_from_params(params: Mapping[str, Any]) -> DesiredDevice:
     """The desired device from module parameters (the plan's ``wireguard`` object).
 
+    Preshared keys are derived from ``preshared_secret``; a box that restores itself has none and brings its own keys,
+    ``preshared_keys`` (peer name to base64).
+
     Raises EdgewireError with everything that is wrong, one line each.
     """
     wrong: list[str] = []
@@ -161,7 +165,8 @@ def desired_from_params(params: Mapping[str, Any]) -> DesiredDevice:
     addresses = _each(params.get("addresses") or (), ip_interface, "addresses", wrong)
     secret, host = params.get("preshared_secret"), params.get("host")
     _check_secret(secret, host, wrong)
-    peers = tuple(_peer(entry, secret, host, wrong) for entry in params.get("peers") or ())
+    kept = params.get("preshared_keys") or {}
+    peers = tuple(_peer(entry, secret, host, kept, wrong) for entry in params.get("peers") or ())
     _check_ports(params, wrong)
     _check_mtu(params.get("mtu"), addresses, wrong)
     _check_unique(peers, wrong)
@@ -231,7 +236,9 @@ def _check_secret(secret: str | None, host: str | None, wrong: list[str]) -> Non
         wrong.append("host: needed with preshared_secret, each pair's key is derived from both names")
 
 
-def _peer(entry: Mapping[str, Any], secret: str | None, host: str | None, wrong: list[str]) -> DesiredPeer:
+def _peer(
+    entry: Mapping[str, Any], secret: str | None, host: str | None, kept: Mapping[str, str], wrong: list[str]
+) -> DesiredPeer:
     name, key, endpoint = entry["name"], entry.get("public_key"), None
     if key is not None and not valid_key(key):
         wrong.append(f"peer {name}: public_key is not 32 bytes in base64")
@@ -247,6 +254,11 @@ def _peer(entry: Mapping[str, Any], secret: str | None, host: str | None, wrong:
     preshared, preshared_key = entry.get("preshared"), None
     if preshared and secret is not None and host:
         preshared_key = derive(secret, host, name)
+    elif preshared and name in kept:
+        try:
+            preshared_key = from_base64(kept[name])
+        except ValueError as error:
+            wrong.append(f"peer {name}: {error}")
     return DesiredPeer(name, key, endpoint, allowed, keepalive, preshared, preshared_key)
 
 

@@ -1,0 +1,74 @@
+# SPDX-FileCopyrightText: 2026 The edgewire.fleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The program that restores a box: an archive of this collection's own modules, for Python to run as it is.
+
+It holds what ``restore`` imports, found by reading the imports and not by running them, so that a module under
+Ansible, a test and the archive itself all put together the same bytes.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import io
+import zipfile
+from collections.abc import Iterator
+
+# Ansible hands a module what it imports, so what the archive is made of has to be among that.
+from ansible_collections.edgewire.fleet.plugins.module_utils.boot import restore
+
+ROOT = "ansible_collections.edgewire.fleet.plugins.module_utils"
+_MAIN = f"import sys\n\nfrom {restore.__name__} import main\n\nsys.exit(main())\n"
+# A ZIP archive cannot say "no time"; this is the earliest that it can.
+_NO_TIME = (1980, 1, 1, 0, 0, 0)
+
+
+def archive() -> bytes:
+    """The archive; the same bytes for the same version of this collection."""
+    files = {"__main__.py": _MAIN}
+    for name, source in _closure(restore.__name__).items():
+        parts = name.split(".")
+        for depth in range(1, len(parts)):
+            files.setdefault("/".join(parts[:depth]) + "/__init__.py", "")
+        files["/".join(parts) + ".py"] = source
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_STORED) as target:
+        for path in sorted(files):
+            target.writestr(zipfile.ZipInfo(path, _NO_TIME), files[path])
+    return packed.getvalue()
+
+
+def _closure(entry: str) -> dict[str, str]:
+    """Sources by module name: the entry, and whatever of this collection's it leads to."""
+    found: dict[str, str] = {}
+    waiting = [entry]
+    while waiting:
+        name = waiting.pop()
+        if name in found:
+            continue
+        source = _source(name)
+        if source is not None:
+            found[name] = source
+            waiting += _imports(source)
+    return found
+
+
+def _source(name: str) -> str | None:
+    """A module's source; None where the name is of no module but of something in one, or of a package."""
+    try:
+        spec = importlib.util.find_spec(name)
+    except ModuleNotFoundError:  # its parent is no package
+        return None
+    if spec is None or spec.submodule_search_locations is not None:
+        return None
+    # Files, Ansible's archive of a module, and ours all have loaders that can.
+    source: str | None = spec.loader.get_source(name)  # type: ignore[union-attr]
+    return source
+
+
+def _imports(source: str) -> Iterator[str]:
+    """What a source imports of this collection, in functions too. ``from a import b`` may mean module a or a.b."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith(ROOT):
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)

@@ -1,0 +1,195 @@
+# SPDX-FileCopyrightText: 2026 The edgewire.fleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a box needs to restore itself: its plan, the program that applies it, and the systemd unit that runs that.
+
+Pure planning over a root directory; :func:`perform` carries the steps out.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ansible_collections.edgewire.fleet.plugins.module_utils.boot import bundle
+from ansible_collections.edgewire.fleet.plugins.module_utils.errors import EdgewireError
+from ansible_collections.edgewire.fleet.plugins.module_utils.files import write_if_changed
+from ansible_collections.edgewire.fleet.plugins.module_utils.steps import Step, make_step
+from ansible_collections.edgewire.fleet.plugins.module_utils.wireguard.preshared import derive
+
+UNIT = "edgewire-restore.service"
+UNIT_FILE = Path(f"etc/systemd/system/{UNIT}")
+ENABLED = Path(f"etc/systemd/system/multi-user.target.wants/{UNIT}")
+_DIRECTORY = Path("var/lib/edgewire/boot")
+PROGRAM = _DIRECTORY / "restore.pyz"
+SETTINGS = _DIRECTORY / "settings.json"
+# Not the plan that the box was last given (plan/applied.py): the one that was last rolled out to the end. Where the
+# lock-out guard took a change back, a reboot must not bring that change again.
+PLAN = _DIRECTORY / "plan.json"
+PRESHARED = _DIRECTORY / "preshared.json"
+_SYSTEMD = Path("run/systemd/system")  # sd_booted(3)
+
+# An edge comes before whatever waits for the network. A worker cannot: its bridge comes with the containers, and those
+# may be waiting for the network.
+_ORDER = {"edge": "Before=network-online.target\n", "worker": ""}
+_UNIT_TEXT = """\
+# Made by edgewire.fleet.boot_unit.
+[Unit]
+Description=Restore this box's part of the edgewire fleet from its last plan
+After=local-fs.target systemd-sysctl.service network-pre.target
+{order}StartLimitIntervalSec=0
+
+[Service]
+Type=oneshot
+RemainAfterExit=yes
+ExecStart=/usr/bin/python3 /{program} /{settings}
+TimeoutStartSec=300
+# What was missing may come.
+Restart=on-failure
+RestartSec=15
+
+[Install]
+WantedBy=multi-user.target
+"""
+
+
+_Wanted = Mapping[Path, tuple[bytes | None, int, str]]  # content, mode, and what to call the content
+_ABSENT: _Wanted = dict.fromkeys((UNIT_FILE, PROGRAM, SETTINGS, PRESHARED, PLAN), (None, 0, ""))
+
+
+@dataclass(frozen=True)
+class WriteFile:
+    """Write a file of this mode; None removes it."""
+
+    path: Path
+    content: bytes | None
+    mode: int = 0o644
+
+
+@dataclass(frozen=True)
+class Enable:
+    """Have the unit start at boot, or not."""
+
+    link: Path
+    wanted: bool
+
+
+def plan(params: Mapping[str, Any], root: Path = Path("/")) -> list[Step]:
+    """The steps that make, or with ``state`` absent remove, what the box needs at boot.
+
+    ``params`` are the module's options: ``plan``, ``sources`` by role, ``capacity`` and, where the fleet has one,
+    ``preshared_secret``. The secret itself stays off the box; the keys of its own pairs are kept, like its
+    private key, for root alone.
+    """
+    absent = params.get("state") == "absent"
+    wanted = _ABSENT if absent else _present(params)
+    steps = [
+        step for path, (content, mode, shown) in wanted.items() if (step := _file(root, path, content, mode, shown))
+    ]
+    if _is_enabled(root) == absent:
+        states = ("enabled", "disabled")
+        before, after = states if absent else states[::-1]
+        operation = Enable(root / ENABLED, not absent)
+        steps.append(make_step("unit", UNIT, {"state": before}, {"state": after}, operation))
+    return steps
+
+
+def _present(params: Mapping[str, Any]) -> _Wanted:
+    host_plan = params["plan"]
+    roles = [role for role in ("edge", "worker") if host_plan.get(role)]
+    names = [peer["name"] for peer in host_plan["wireguard"]["peers"] if peer.get("preshared")]
+    secret = params.get("preshared_secret")
+    keys = {} if secret is None else {name: derive(secret, host_plan["host"], name).reveal_base64() for name in names}
+    settings = {
+        "plan_file": f"/{PLAN}",
+        "preshared_file": f"/{PRESHARED}",
+        "sources": {role: params["sources"][role] for role in roles},
+        "capacity": params.get("capacity") or {},
+    }
+    unit = _UNIT_TEXT.format(order="".join(_ORDER[role] for role in roles), program=PROGRAM, settings=SETTINGS)
+    wanted: dict[Path, tuple[bytes | None, int, str]] = {
+        PLAN: (_json(host_plan), 0o644, "this plan"),
+        PRESHARED: (_json(keys) if keys else None, 0o600, f"keys of {len(keys)} peers"),
+        SETTINGS: (_json(settings), 0o644, "sources and settings of this version"),
+        PROGRAM: (bundle.archive(), 0o644, "the program of this version"),
+        UNIT_FILE: (unit.encode(), 0o644, "the unit of this version"),
+    }
+    if names and secret is None:  # whether the keys on the box are right cannot be told without it
+        del wanted[PRESHARED]
+    return wanted
+
+
+def _json(content: Any) -> bytes:
+    return (json.dumps(content, indent=2) + "\n").encode()
+
+
+def _file(root: Path, path: Path, content: bytes | None, mode: int, shown: str) -> Step | None:
+    """The step that gives a file its content and mode, None where it has both; the content itself is never shown."""
+    target = root / path
+    try:
+        found: bytes | None = target.read_bytes()
+        found_mode = target.stat().st_mode & 0o777
+    except FileNotFoundError:
+        found, found_mode = None, mode
+    except OSError as error:
+        raise EdgewireError(f"{target}: {error.strerror}") from None
+    if found == content and found_mode == mode:
+        return None
+    before = None if found is None else {"holds": shown if found == content else "something else"}
+    after = None if content is None else {"holds": shown}
+    if before and after and found_mode != mode:
+        before["mode"], after["mode"] = f"{found_mode:04o}", f"{mode:04o}"
+    return make_step("file", f"/{path}", before, after, WriteFile(target, content, mode))
+
+
+def _is_enabled(root: Path) -> bool:
+    return (root / ENABLED).is_symlink() and (root / ENABLED).readlink() == Path("/") / UNIT_FILE
+
+
+def perform(steps: list[Step], root: Path = Path("/")) -> None:
+    """Carry out the steps of :func:`plan`, and let a running systemd know.
+
+    :raises EdgewireError: naming the file that could not be written.
+    """
+    for step in steps:
+        try:
+            _perform(step.op)
+        except OSError as error:
+            raise EdgewireError(f"{step.name}: {error.strerror}") from None
+    if any(step.kind == "unit" or step.name == f"/{UNIT_FILE}" for step in steps) and (root / _SYSTEMD).is_dir():
+        done = subprocess.run(["systemctl", "daemon-reload"], capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            raise EdgewireError(f"systemctl daemon-reload: {done.stderr.strip()}")
+
+
+def _perform(operation: WriteFile | Enable) -> None:
+    if isinstance(operation, Enable):
+        operation.link.unlink(missing_ok=True)
+        if operation.wanted:
+            operation.link.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+            operation.link.symlink_to(Path("/") / UNIT_FILE)
+    elif operation.content is None:
+        operation.path.unlink(missing_ok=True)
+        _remove_if_empty(operation.path.parent)
+    else:
+        operation.path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        write_if_changed(operation.path, operation.content, mode=operation.mode)
+        operation.path.chmod(operation.mode)
+
+
+def _remove_if_empty(directory: Path) -> None:
+    """Remove a directory of ours, and its parent of ours, where nothing is left in them."""
+    for path in (directory, directory.parent):
+        if path.name in ("boot", "edgewire") and path.is_dir() and not any(path.iterdir()):
+            path.rmdir()
+
+
+def apply(params: Mapping[str, Any], check_mode: bool) -> list[Step]:
+    """Plan and, unless in check mode, perform; the steps."""
+    steps = plan(params)
+    if not check_mode:
+        perform(steps)
+    return steps

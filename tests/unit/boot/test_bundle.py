@@ -1,0 +1,82 @@
+# SPDX-FileCopyrightText: 2026 The edgewire.fleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The program that restores a box: the same bytes wherever it is put together, and it runs by itself."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import subprocess
+import zipfile
+from pathlib import Path
+
+import pytest
+from ansible_collections.edgewire.fleet.plugins.module_utils.boot import bundle
+
+COLLECTIONS = Path(__file__).resolve().parents[3] / ".collections"
+SYSTEM_PYTHON = "/usr/bin/python3"
+
+
+@pytest.fixture(scope="module")
+def packed() -> bytes:
+    return bundle.archive()
+
+
+def python(*arguments: str, path: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Run the distribution's Python, as boxes do, with nothing but what is given."""
+    environment = {} if path is None else {"PYTHONPATH": str(path)}
+    return subprocess.run(
+        [SYSTEM_PYTHON, *arguments], env=environment, capture_output=True, text=True, check=False, cwd="/"
+    )
+
+
+def test_it_holds_what_it_needs_and_nothing_of_ansible(packed: bytes) -> None:
+    with zipfile.ZipFile(io.BytesIO(packed)) as archive:
+        names = archive.namelist()
+        assert archive.testzip() is None
+        text = b"".join(archive.read(name) for name in names)
+    assert names == sorted(names)
+    for module in ("bpf/compiler", "wireguard/userspace", "routes/rtnetlink", "turns"):
+        assert f"ansible_collections/edgewire/fleet/plugins/module_utils/{module}.py" in names
+    assert b"ansible.module_utils" not in text
+
+
+def test_an_archive_of_modules_puts_together_the_same(packed: bytes, tmp_path: Path) -> None:
+    """As under Ansible, which runs a module from an archive of what it imports."""
+    carrier = tmp_path / "carrier.zip"
+    source = COLLECTIONS / "ansible_collections/edgewire/fleet/plugins/module_utils"
+    with zipfile.ZipFile(carrier, "w") as target:
+        for name in zipfile.ZipFile(io.BytesIO(packed)).namelist():
+            if name.endswith("__init__.py"):
+                target.writestr(name, "")
+        for path in sorted(source.rglob("*.py")):
+            target.write(path, f"ansible_collections/edgewire/fleet/plugins/module_utils/{path.relative_to(source)}")
+    code = f"""
+import hashlib
+from {bundle.__name__} import archive
+print(hashlib.sha256(archive()).hexdigest())
+"""
+    done = python("-c", code, path=carrier)
+    assert done.stdout.strip() == hashlib.sha256(packed).hexdigest(), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("settings", "complaint"),
+    [
+        (None, "No such file or directory"),
+        ("{", "damaged"),
+        ('{"plan_file": "/nonexistent/plan.json"}', "/nonexistent/plan.json: No such file or directory"),
+        ('{"plan_file": "PLAN"}', "the plan is damaged: KeyError 'wireguard'"),
+    ],
+)
+def test_what_it_cannot_restore_it_says(packed: bytes, tmp_path: Path, settings: str | None, complaint: str) -> None:
+    program, path = tmp_path / "restore.pyz", tmp_path / "settings.json"
+    program.write_bytes(packed)
+    (tmp_path / "plan.json").write_text("{}")
+    if settings is not None:
+        path.write_text(settings.replace("PLAN", str(tmp_path / "plan.json")))
+    done = python(str(program), str(path))
+    assert done.returncode == 1
+    assert complaint in done.stderr
+    assert "this box is not serving" in done.stderr
+    assert "Traceback" not in done.stderr
