@@ -88,19 +88,20 @@ class ProgramRun:
 
 
 @functools.cache
-def _library() -> ctypes.CDLL:
+def library() -> ctypes.CDLL:
+    """libbpf, loaded at the first call."""
     try:
-        library = ctypes.CDLL("libbpf.so.1", use_errno=True)
+        loaded = ctypes.CDLL("libbpf.so.1", use_errno=True)
     except OSError as exc:
         raise EdgewireError(
             f"libbpf.so.1 is not there; it comes with python3-bpfcc (Debian package libbpf1): {exc}"
         ) from exc
-    library.libbpf_set_print(None)  # it would write the kernel's messages into a module's stderr
-    return library
+    loaded.libbpf_set_print(None)  # it would write the kernel's messages into a module's stderr
+    return loaded
 
 
 def _call(what: str, name: str, *args: object) -> int:
-    result = int(getattr(_library(), name)(*args))
+    result = int(getattr(library(), name)(*args))
     if result < 0:
         raise BpfError(what, -result if result != -1 else ctypes.get_errno() or -result)
     return result
@@ -318,7 +319,7 @@ def read_all(fd: int, info: MapInfo, limit: int | None = None) -> tuple[bytes, b
     while done < capacity:
         count = ctypes.c_uint32(capacity - done)
         result = int(
-            _library().bpf_map_lookup_batch(
+            library().bpf_map_lookup_batch(
                 fd,
                 None if first else ctypes.byref(cursor),
                 ctypes.byref(cursor),
@@ -357,7 +358,7 @@ def delete_batch(fd: int, name: str, keys: bytes, count: int) -> None:
     while done < count:
         number = ctypes.c_uint32(count - done)
         rest = ctypes.create_string_buffer(keys[done * size :])
-        result = int(_library().bpf_map_delete_batch(fd, rest, ctypes.byref(number), None))
+        result = int(library().bpf_map_delete_batch(fd, rest, ctypes.byref(number), None))
         done += number.value
         if result == -errno.ENOENT:
             done += 1
