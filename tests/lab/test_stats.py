@@ -4,11 +4,14 @@
 
 from __future__ import annotations
 
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from .support import DNS_VIP, DNS_VIP6, WORKERS, answer, told_by
+from .support import CLIENTS, DNS_VIP, DNS_VIP6, WORKERS, answer, told_by
 
 if TYPE_CHECKING:
     from .conftest import Lab
@@ -60,3 +63,37 @@ def test_rates_and_every_reason_on_request(lab: Lab) -> None:
     assert {"counters", "rates"} < set(dns_of(told["edge"]["services"], DNS_VIP))
     assert "no_backend" in {drop["reason"] for drop in told["edge"]["drops"]}
     assert told["worker"] is None
+
+
+@contextmanager
+def forging(lab: Lab) -> Iterator[None]:
+    """client1 sends packets with a relay option of its own making for as long as the block runs."""
+    send = f"""
+import select, socket, sys
+option = bytes([158, 12, 1, 0]) + bytes(8)
+with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+    client.setsockopt(socket.IPPROTO_IP, socket.IP_OPTIONS, option)
+    while not select.select([sys.stdin], [], [], 0.05)[0]:
+        client.sendto(b"forged", ("{DNS_VIP}", 53))
+"""
+    command = [lab.root / "lab/run", "client1", "python3", "-c", send]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as sender:
+        yield
+        assert sender.poll() is None, sender.communicate()[1].decode()
+        sender.communicate()  # its input ends, and so does it
+
+
+def test_a_forged_packet_is_caught_with_the_reason(lab: Lab) -> None:
+    path = "/root/drops.pcapng"
+    options = f"dest={path} reasons=relay_from_outside count=3 seconds=60"
+    try:
+        with forging(lab):
+            told = told_by(lab, "edge1", "forwarder_capture", "-a", options)
+        assert (told["packets"], told["reasons"]) == (3, {"relay_from_outside": 3})
+        shown = lab.run("edge1", "tcpdump", "-n", "-r", path).stdout.splitlines()
+        assert len(shown) == 3
+        assert all(f" IP {CLIENTS['client1']}." in line and f" > {DNS_VIP}.53" in line for line in shown), shown
+        assert "relay_from_outside: " in lab.run("edge1", "cat", "-v", path).stdout
+        assert lab.run("edge1", "stat", "-c", "%a", path).stdout == "600\n"
+    finally:
+        lab.run("edge1", "rm", "-f", path)
