@@ -19,6 +19,7 @@
 #include "services.h"
 #include "stats.h"
 #include "tunnel.h"
+#include "vlan.h"
 
 /*
  * Make room for `grow` bytes at the front and set the mark. The packet's new start, or 0 with *reason. The caller
@@ -193,23 +194,47 @@ static __always_inline int forward6(struct xdp_md *ctx, struct ethhdr *ethernet,
 	return XDP_PASS;
 }
 
-static __always_inline int from_client(struct xdp_md *ctx)
+/* What to do with a frame without VLAN tags. */
+static __always_inline int take_frame(struct xdp_md *ctx, const struct edge_config *config)
 {
 	void *data_end = (void *)(long)ctx->data_end;
 	struct ethhdr *ethernet = (void *)(long)ctx->data;
-	struct edge_config *config;
-	__u32 zero = 0;
 
 	if ((void *)(ethernet + 1) > data_end)
-		return XDP_PASS;
-	config = ew_config.lookup(&zero);
-	if (!config)
 		return XDP_PASS;
 	if (ethernet->h_proto == bpf_htons(ETH_P_IP))
 		return forward(ctx, ethernet, data_end, config);
 	if (ethernet->h_proto == bpf_htons(ETH_P_IPV6))
 		return forward6(ctx, ethernet, data_end, config);
 	return XDP_PASS;
+}
+
+static __always_inline int is_marked(struct xdp_md *ctx)
+{
+	return (void *)(long)ctx->data_meta + sizeof(__u32) <= (void *)(long)ctx->data;
+}
+
+static __always_inline int from_client(struct xdp_md *ctx)
+{
+	struct ethhdr *ethernet = (void *)(long)ctx->data;
+	struct vlan_tag outer = {}, inner = {};
+	struct edge_config *config;
+	__u32 zero = 0;
+	int verdict;
+
+	if ((void *)(ethernet + 1) > (void *)(long)ctx->data_end)
+		return XDP_PASS;
+	config = ew_config.lookup(&zero);
+	if (!config)
+		return XDP_PASS;
+	if (is_vlan(ethernet->h_proto) && (vlan_pop(ctx, &outer) || vlan_pop(ctx, &inner)))
+		return xdp_drop(DROP_NO_HEADROOM);
+	verdict = take_frame(ctx, config);
+	/* A marked frame goes to edge_handoff, which looks for no tags; the host may have VLANs of its own. */
+	if (outer.protocol && verdict == XDP_PASS && !is_marked(ctx) &&
+	    (vlan_push(ctx, &inner) || vlan_push(ctx, &outer)))
+		return xdp_drop(DROP_NO_HEADROOM);
+	return verdict;
 }
 
 int edge_xdp(struct xdp_md *ctx)
@@ -233,6 +258,9 @@ static __always_inline int hand_off(struct __sk_buff *skb)
 	config = ew_config.lookup(&zero);
 	if (!config)
 		return tc_drop(DROP_NOT_CONFIGURED);
+	/* A tag that the device took off before XDP lies beside the packet, and would be put into it on its way out. */
+	if (skb->vlan_present && bpf_skb_vlan_pop(skb))
+		return tc_drop(DROP_REWRITE_FAILED);
 	if (handoff != HANDOFF_RELAY)
 		return handle_fragment(skb, config, handoff);
 	return bpf_redirect(config->wireguard_ifindex, 0);

@@ -21,7 +21,7 @@ struct edge_config {
 	struct address relay;
 	struct address relay6;
 	__u32 wireguard_ifindex;
-	__u32 uplink_ifindex;
+	__u32 uplink_ifindex;  /* by which packets leave to clients: the uplink, or a VLAN interface on it */
 	__u32 flags;
 };
 #define EDGE_HAS_RANGES 1  /* some service has a range of ports: look there where no single port is found */

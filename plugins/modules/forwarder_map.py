@@ -50,6 +50,11 @@ options:
         needed only where there are some.
     type: str
     default: eth0
+  reply_interface:
+    description:
+      - The interface by which packets leave to clients, default O(uplink). Where clients' frames bear a VLAN tag, the VLAN
+        interface on the uplink, which puts the tag on. For O(role=edge).
+    type: str
   container_interface:
     description: The bridge that the containers hang on. For O(role=worker).
     type: str

@@ -52,6 +52,7 @@ edge:
     relay_address: 100.96.0.1
     relay_address_ipv6: fd65:6467:6577:1::1
     uplink: eth0
+    reply_interface: eth0
     wireguard_interface: wg0
     services:
       - name: dns

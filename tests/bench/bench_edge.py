@@ -112,9 +112,8 @@ def wanted() -> edge_state.EdgeWanted:
         services.append(service(f"2001:db8:{n % 100:x}::1", (1000 + n, 1000 + n), 20_000 + n, 1))
     services += [service(f"203.0.{n}.1", RANGE, 30_000 + n, 1) for n in range(1, RANGES)]
     services += [service(VIP, (port, port), 40_000 + port, 1) for port in FILTERED_PORTS]
-    return edge_state.EdgeWanted(
-        Relays("100.96.0.1", "fd65:6467:6577:1:1::1"), 1, 1, workers, tuple(services), filters_wanted()
-    )
+    relays = Relays("100.96.0.1", "fd65:6467:6577:1:1::1")
+    return edge_state.EdgeWanted(relays, 1, 1, workers, tuple(services), filters=filters_wanted())
 
 
 def filters_wanted() -> tuple[filters.FilterWanted, ...]:

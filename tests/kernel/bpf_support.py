@@ -683,6 +683,7 @@ class Wire:
     """
 
     def __init__(self, ns: Netns, interface: str) -> None:
+        self.ns = ns
         with ns:
             self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))  # ETH_P_ALL
             self._socket.bind((interface, 3))

@@ -18,6 +18,7 @@ import bcc
 from ansible_collections.edgewire.fleet.plugins.module_utils.bpf import layout, libbpf, libbpf_structs, map_io
 from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.counters import Counters
 from ansible_collections.edgewire.fleet.tests.kernel.bpf_support import TC_DROP, TC_NEXT, TC_REDIRECT, Box, drops
+from ansible_collections.edgewire.fleet.tests.model.edge import untagged
 from ansible_collections.edgewire.fleet.tests.model.packet import Outcome
 
 # So many packets between two looks at the counters.
@@ -106,7 +107,7 @@ def xdp_verdict(ran: tuple[int, bytes], frame: bytes) -> Outcome:
     if data == frame:
         return Outcome("pass")
     assert data[:4] == HANDOFF_MARK, "changed, and not marked"
-    assert data[4:18] == frame[:14], "the Ethernet header changed"
+    assert data[4:18] == untagged(frame)[:14], "the Ethernet header changed"
     return Outcome("relay", data[18:])
 
 

@@ -343,7 +343,7 @@ def ethertype_of(net: Net) -> int:
         pytest.param(lambda n: frame(datagram(n.dns_vip, n.client, PORT, SPORT)), id="from the VIP"),
         pytest.param(lambda n: frame(tcp(n, n.dns_vip, PORT)), id="TCP"),
         pytest.param(lambda n: frame(ping(n, n.dns_vip)), id="ping"),
-        pytest.param(lambda n: bytes(Ether() / Dot1Q(vlan=7) / Raw(query(n))), id="VLAN"),
+        pytest.param(lambda n: bytes(Ether() / Dot1Q(vlan=7) / Raw(query(n))), id="VLAN, of no IP packet"),
         pytest.param(lambda n: frame(query(n, version=5), ethertype=ethertype_of(n)), id="version 5"),
         pytest.param(lambda n: frame(query(n), ethertype=0x88B5), id="other ethertype"),
         pytest.param(lambda n: frame(query(n), ethertype={4: 0x86DD, 6: 0x0800}[n.version]), id="the other's type"),

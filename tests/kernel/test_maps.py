@@ -253,6 +253,7 @@ def test_the_edge_in_human_terms(edge_box: Box, plan_file: Path) -> None:
     now = info.info("edge")
     assert now is not None
     assert (now["relay_address"], now["uplink"], now["wireguard_interface"]) == (EDGE_RELAY, "eth0", "wg0")
+    assert now["reply_interface"] == "eth0"
     assert now["relay_address_ipv6"] == V6.edge_relay
     assert [service["name"] for service in now["services"]] == ["echo", "dns", "games"] * 2
     assert [service["vip"] for service in now["services"]] == [net.vip(n) for net in (V4, V6) for n in (7, 53, 90)]

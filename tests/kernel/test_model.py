@@ -147,6 +147,7 @@ def words() -> list[bytes]:
     """Addresses, ids and ports that mean something to some program."""
     found = [struct.pack("!H", number) for pair in PORTS.values() for number in pair]
     found += [struct.pack("!H", number) for number in (*CONTAINER_PORTS.values(), 40_000, 0)]
+    found += [struct.pack("!H", protocol) for protocol in (edge.VLAN, edge.SERVICE_VLAN)]
     for net in (V4, V6):
         found += [packed(net.vip(number)) for number in NUMBERS.values()]
         found += [packed(address) for address in (net.client, net.far_client, net.container, net.other_container)]
@@ -250,6 +251,12 @@ def framed(packets: Sequence[bytes], source: str = CONTAINER_MAC, destination: s
     return [arp, *(frame(packet, source=source, destination=destination) for packet in packets)]
 
 
+def tagged(frames: Sequence[bytes]) -> list[bytes]:
+    """Some of the frames with one VLAN tag, some with two, some with three."""
+    tags = [edge.VLAN.to_bytes(2, "big") + b"\x00\x64", edge.SERVICE_VLAN.to_bytes(2, "big") + b"\xe0\x07"]
+    return [data[:12] + b"".join((tags * 2)[: 1 + n % 3]) + data[12:] for n, data in enumerate(frames)]
+
+
 def for_test_run(packets: Iterator[bytes]) -> Iterator[bytes]:
     """The kernel's test run makes no packet buffer of a frame that is too short for the IP header that it announces."""
     shortest = {b"\x08\x00": 34, b"\x86\xdd": 54}
@@ -292,7 +299,8 @@ def test_edge_xdp_does_what_the_model_says(edge_programs: Programs, dead: frozen
         functools.partial(edge.ingress, tables=tables),
         lambda packet: xdp_verdict(run(packet), packet),
     )
-    comparison.run(packets_of(framed(requests()), 14, 0.1 if dead else 1.6))
+    frames = framed(requests())
+    comparison.run(packets_of([*frames, *tagged(frames[::3])], 14, 0.1 if dead else 1.6))
     ways = {"pass", "relay_from_outside", "malformed", "fragment", "ttl_expired", "options_too_long", "no_backend"}
     assert_deep(comparison, *ways, "source_denied", *(["relay"] if len(dead) < 2 else []))
 

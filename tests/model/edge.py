@@ -34,6 +34,8 @@ from ansible_collections.edgewire.fleet.tests.model.packet import (
     wrap6,
 )
 
+# The protocols of VLAN tags: IEEE 802.1Q and 802.1ad.
+VLAN, SERVICE_VLAN = 0x8100, 0x88A8
 # XDP looks no further into a packet for its UDP header.
 LONGEST_CHAIN = 512
 # How far a flow looks for a live worker along its service's table.
@@ -143,8 +145,17 @@ def pick(tables: Tables, service: Service, client: bytes, ports: bytes) -> int |
     return None
 
 
+def untagged(frame: bytes) -> bytes:
+    """A frame without its outermost VLAN tags, two at most."""
+    for _ in range(2):
+        if len(frame) >= 18 and word(frame, 12) in (VLAN, SERVICE_VLAN):
+            frame = frame[:12] + frame[16:]
+    return frame
+
+
 def ingress(frame: bytes, tables: Tables) -> Outcome:
     """edge_xdp: a frame from the uplink. "relay" is the packet without link layer, on its way into WireGuard."""
+    frame = untagged(frame)
     if len(frame) < 14:
         return PASS
     packet, ethertype = frame[14:], word(frame, 12)

@@ -157,7 +157,7 @@ def edge_wanted(params: Mapping[str, Any], *, may_be_missing: bool = False) -> e
     return edge_state.EdgeWanted(
         relays,
         _ifindex(params["wireguard_interface"], may_be_missing),
-        _ifindex(params["uplink"], False),
+        _ifindex(params.get("reply_interface") or params["uplink"], False),
         workers,
         services,
         frozenset(worker["name"] for worker in params["workers"] if worker.get("state") == "dead"),

@@ -139,7 +139,8 @@ def _edge_info(maps: map_io.Maps) -> dict[str, Any]:
     return {
         "relay_address": state.config["relay"],
         "relay_address_ipv6": state.config["relay6"],
-        "uplink": _interface(state.config["uplink_ifindex"]),
+        "uplink": map_io.find_attached("edge").get("edge_xdp", (None,))[0],
+        "reply_interface": _interface(state.config["uplink_ifindex"]),
         "wireguard_interface": _interface(state.config["wireguard_ifindex"]),
         "services": services,
     }
@@ -177,7 +178,8 @@ def _worker_info(maps: map_io.Maps) -> dict[str, Any]:
         "relay_address_ipv6": state.config["relay6"],
         "wireguard_interface": _interface(state.config["wireguard_ifindex"]),
         "container_interface": _interface(state.config["container_ifindex"]),
-        "uplink": _interface(state.config["uplink_ifindex"]),
+        "uplink": map_io.find_attached("edge").get("edge_xdp", (None,))[0],
+        "reply_interface": _interface(state.config["uplink_ifindex"]),
         "edges": [{"name": names["hosts"].get(relay), "relay_address": relay} for relay in sorted(state.edges)],
         "endpoints": endpoints,
     }

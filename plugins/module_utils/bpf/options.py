@@ -64,6 +64,7 @@ CONTENTS_SPEC: dict[str, Any] = {
     "relay_address_ipv6": {"type": "str"},
     "wireguard_interface": {"type": "str", "default": "wg0"},
     "uplink": {"type": "str", "default": "eth0"},
+    "reply_interface": {"type": "str"},
     "container_interface": {"type": "str", "default": "podman0"},
     "workers": _listed(**_HOST, state={"type": "str", "choices": ["live", "dead"], "default": "live"}),
     "services": _listed(

@@ -105,6 +105,7 @@ def build(fleet: Fleet, public_keys: Mapping[str, str], *, predict: bool = False
         settings = host.settings
         edge = EdgePlan(
             uplink=settings.uplink,
+            reply_interface=settings.reply_interface or settings.uplink,
             xdp_mode=settings.xdp_mode,
             wireguard_interface=settings.wireguard_interface,
             relay_address=host.addresses.relay_ipv4,

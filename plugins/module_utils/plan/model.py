@@ -130,9 +130,10 @@ class EdgeFilter:
 
 @dataclass(frozen=True)
 class EdgePlan:
-    """What an edge's programs and maps hold."""
+    """What an edge's programs and maps hold. Packets to clients leave by ``reply_interface``."""
 
     uplink: str
+    reply_interface: str
     xdp_mode: str
     wireguard_interface: str
     relay_address: str

@@ -64,6 +64,7 @@ HOST_VARIABLES: Mapping[str, Variable] = {
     "edgewire_endpoint_address": Variable(None, convert.address),
     "edgewire_listen_port": Variable(51820, convert.integer(1, 65535)),
     "edgewire_uplink": Variable("eth0", convert.interface),
+    "edgewire_reply_interface": Variable(None, convert.interface),
     "edgewire_xdp_mode": Variable("native", convert.choice(("native", "generic"))),
     "edgewire_container_interface": Variable("podman0", convert.interface),
     "edgewire_worker_state": Variable("live", convert.choice(("live", "dead"))),
@@ -105,6 +106,7 @@ class HostSettings:
     endpoint_address: convert.Address | None
     listen_port: int
     uplink: str
+    reply_interface: str | None
     xdp_mode: str
     container_interface: str
     worker_state: str
