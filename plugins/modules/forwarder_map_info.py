@@ -68,7 +68,6 @@ edge:
           list: 4f9c1d1d3a57
           packets_per_second: 50000
           burst: 2500
-          refused: {source_denied: 3, source_rate: 0, service_rate: 0}
         backends:
           - {worker: worker1, worker_relay_address: 100.96.0.3, state: live, endpoint_id: 2771406, share: 0.5005}
 worker:

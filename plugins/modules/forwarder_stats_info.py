@@ -57,6 +57,8 @@ edge:
   description:
     - The edge's counters; null where the edge's programs do not run on this host.
     - In is what came from clients, out what went to them. A service's counters include those of backends that it has no more.
+    - The key C(filter) has the packets that the filter of the services of this name refused, by reason, since it was last changed;
+      null where there is none.
     - The keys C(rates) and C(rate), per second, are there with O(interval) only.
     - RV(edge.fragments) and RV(worker.fragments) count IP fragments that came before their datagram's first one and were
       held, and those of them that went on when it came; the others were lost.
@@ -76,6 +78,9 @@ edge:
             endpoint_id: 2771406
             counters: {in_packets: 7, in_bytes: 476, out_packets: 7, out_bytes: 644}
             rates: {in_packets: 1.0, in_bytes: 68.0, out_packets: 1.0, out_bytes: 92.0}
+        filter:
+          counters: {source_denied: 3, source_rate: 0, service_rate: 0}
+          rates: {source_denied: 0.0, source_rate: 0.0, service_rate: 0.0}
     fragments: {held: 4, released: 4}
     drops:
       - {reason: ttl_expired, explanation: time to live used up, packets: 1, rate: 0.0}

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.edgewire.fleet.plugins.module_utils.bpf import edge_state, layout, map_io, statistics
+from ansible_collections.edgewire.fleet.plugins.module_utils.bpf import contents, edge_state, layout, map_io, statistics
 from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.edge_state import BackendWanted, ServiceWanted
 from ansible_collections.edgewire.fleet.tests.kernel.bpf_support import (
     BRIDGE_MAC,
     ECHO_CONTAINER_PORT,
     ECHO_PORT,
+    EDGE_PARAMS,
     XDP_PASS,
     Box,
     Net,
@@ -158,7 +159,7 @@ def test_an_edge_tells_services_and_backends_each_way(edge_box: Box, plan_file: 
     del backend["counters"], echo["counters"]
     relay = net.worker_relay
     assert backend == {"endpoint_id": net.echo_endpoint, "worker": "worker1", "worker_relay_address": relay}
-    assert echo == {"name": "echo", "vip": net.echo_vip, "ports": str(ECHO_PORT), "protocol": "udp"}
+    assert echo == {"name": "echo", "vip": net.echo_vip, "ports": str(ECHO_PORT), "protocol": "udp", "filter": None}
     dns = [named(told["services"], net.dns_vip) for told in (now, before)]
     assert grown(dns[0], dns[1]) == (0, 0, 0, 0)
     assert dropped(now)["ttl_expired"] - dropped(before).get("ttl_expired", 0) == 1
@@ -212,3 +213,20 @@ def test_only_with_an_interval_are_there_rates(edge_box: Box) -> None:
 def test_a_counter_that_started_afresh_did_so_at_zero() -> None:
     assert statistics.rates_of({"in_packets": 4}, {"in_packets": 10}, 2.0) == {"in_packets": 2.0}
     assert statistics.rates_of({"in_packets": 4}, {}, 2.0) == {"in_packets": 2.0}
+
+
+def test_what_a_filter_refuses_is_told_with_its_services(edge_box: Box, net: Net) -> None:
+    denied = {"service": "echo", "allow": [], "deny": [net.client]}
+    contents.ensure("edge", {**EDGE_PARAMS, "filters": [denied]})
+    first = reading("edge")
+    for port in (ECHO_PORT, ECHO_PORT, 53):
+        vip = net.echo_vip if port == ECHO_PORT else net.dns_vip
+        edge_box.wire.send(frame(datagram(net.client, vip, 40_000, port)))
+    edge_box.tun.read()  # the DNS query, sent last
+    told = statistics.tell(replace(reading("edge"), when=first.when + 2), first)
+    echo, dns = (named(told["services"], vip) for vip in (net.echo_vip, net.dns_vip))
+    assert echo["filter"] == {
+        "counters": {"source_denied": 2, "source_rate": 0, "service_rate": 0},
+        "rates": {"source_denied": 1.0, "source_rate": 0, "service_rate": 0},
+    }
+    assert dns["filter"] is None

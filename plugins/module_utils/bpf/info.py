@@ -17,7 +17,6 @@ from ansible_collections.edgewire.fleet.plugins.module_utils.bpf import (
     edge_state,
     filters,
     layout,
-    libbpf,
     map_io,
     worker_maps,
 )
@@ -132,7 +131,7 @@ def _edge_info(maps: map_io.Maps) -> dict[str, Any]:
                 **service_words(claim, names),
                 "affinity": "client" if service["flags"] & layout.SERVICE_AFFINITY_CLIENT else "flow",
                 "table_size": len(table),
-                "filter": _filter_info(maps, state.filters, service["filter"]),
+                "filter": _filter_info(state.filters, service["filter"]),
                 "backends": sorted(backends, key=backend_order),
             }
         )
@@ -146,16 +145,10 @@ def _edge_info(maps: map_io.Maps) -> dict[str, Any]:
     }
 
 
-def _filter_info(maps: map_io.Maps, state: filters.FilterState, index: int) -> dict[str, Any] | None:
-    """A filter in the inventory's words, and how many packets it refused, by reason; None where there is none."""
+def _filter_info(state: filters.FilterState, index: int) -> dict[str, Any] | None:
+    """A filter in the inventory's words; None where there is none."""
     record = state.filters.get(index)
-    if record is None:
-        return None
-    cpus = libbpf.possible_cpus()
-    _, values = maps["ew_filtered"].read(limit=index + 1)
-    rows = list(layout.FILTERED.iter_unpack(values))[index * cpus :]
-    refused = {name: sum(row[name] for row in rows) for name, _ in layout.FILTERED.fields}
-    return {**filters.describe(record, state.lists.get(record["sources"])), "refused": refused}
+    return filters.describe(record, state.lists.get(record["sources"])) if record else None
 
 
 def order(claim: tuple[Any, ...]) -> tuple[Any, ...]:

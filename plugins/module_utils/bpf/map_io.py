@@ -142,11 +142,11 @@ def write(maps: Maps, writes: Iterable[Write | Fold]) -> None:
             _flush(maps, [item for item in run if not isinstance(item, Fold)])
 
 
-def counters_of(maps: Maps, name: str, indices: Iterable[int]) -> Counters:
+def counters_of(maps: Maps, name: str, indices: Iterable[int], record: layout.Record = layout.STATS) -> Counters:
     """The counters of a map, read as far as ``indices`` need it."""
     used = max(indices, default=-1) + 1
     keys, values = maps[name].read(limit=used) if used else (b"", b"")
-    return Counters(values, len(keys) // layout.U32.size)
+    return Counters(values, len(keys) // layout.U32.size, record)
 
 
 def fold_writes(maps: Maps, folds: Iterable[Fold]) -> list[Write]:

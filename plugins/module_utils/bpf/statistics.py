@@ -20,7 +20,8 @@ Counts = Mapping[str, int]
 class Reading:
     """A role's counters at one time.
 
-    ``counts`` has those of each service (by claim), backend and endpoint (by endpoint id); ``when`` is in seconds of
+    ``counts`` has those of each service (by claim), backend and endpoint (by endpoint id), and what each filter
+    refused (by "filter" and its index); ``when`` is in seconds of
     the monotonic clock. ``fragments`` counts those that were held for their datagram's first one, and those of them
     that were released when it came.
     """
@@ -58,6 +59,9 @@ def _edge_counts(maps: map_io.Maps, state: edge_state.EdgeState) -> dict[Hashabl
         counts[claim] = total_of(
             [retired.of(record["retired_index"]), *(counts[b["endpoint_id"]] for b in backends.get(claim, ()))]
         )
+    filters = state.filters.filters
+    refused = map_io.counters_of(maps, "ew_filtered", filters, layout.FILTERED)
+    counts.update({("filter", index): refused.of(index) for index in filters})
     return counts
 
 
@@ -131,13 +135,15 @@ def tell(now: Reading, before: Reading | None = None, *, every_reason: bool = Fa
         }
     services, state = [], now.state
     backends_of = state.backends_by_claim
-    for claim in sorted((claim for claim, _ in info.claims_of(state)), key=info.order):
+    for claim, record in sorted(info.claims_of(state), key=lambda item: info.order(item[0])):
         backends = [
             {**info.backend_words(b["endpoint_id"], state.relay_of(b), names), **of(b["endpoint_id"])}
             for b in backends_of.get(claim, ())
         ]
         backends.sort(key=info.backend_order)
-        services.append({**info.service_words(claim, names), **of(claim), "backends": backends})
+        refused = ("filter", record["filter"])
+        told = {**info.service_words(claim, names), **of(claim), "backends": backends}
+        services.append({**told, "filter": of(refused) if refused in now.counts else None})
     return {"services": services, "fragments": now.fragments, "drops": drops}
 
 
