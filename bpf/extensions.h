@@ -38,7 +38,8 @@ static __always_inline int extension_step(__u8 *next, const struct extension_hea
 {
 	switch (*next) {
 	case IPPROTO_FRAGMENT:
-		place->fragment = extension->fragment;
+		/* Two bits between them are reserved, and ignored by who receives them. */
+		place->fragment = extension->fragment & bpf_htons(IP6_FRAGMENT_OFFSET_MASK | IP6_FRAGMENT_MORE);
 		place->id = extension->id;
 		place->offset += 8;
 		break;

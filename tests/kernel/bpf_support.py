@@ -903,10 +903,11 @@ class Box:
         return Watch(self.maps)
 
 
-def forget_flows(maps: map_io.Maps) -> None:
-    """Empty the worker's flow table."""
-    keys, _ = maps["ew_flows"].read()
-    libbpf.delete_batch(maps["ew_flows"].fd, "ew_flows", keys, len(keys) // layout.FLOW_KEY.size)
+def forget(maps: map_io.Maps, name: str) -> None:
+    """Empty one of the tables that the programs fill."""
+    keys, _ = maps[name].read()
+    if keys:
+        libbpf.delete_batch(maps[name].fd, name, keys, len(keys) // maps[name].info.key_size)
 
 
 @pytest.fixture
@@ -945,7 +946,7 @@ def worker_box(shared_pins: Path, make_netns: Callable[[], Netns]) -> Iterator[W
         contents.ensure("worker", WORKER_PARAMS)
         with map_io.running_maps("worker") as maps:
             assert maps is not None
-            forget_flows(maps)
+            forget(maps, "ew_flows")
             yield WorkerBox("worker", ns, tun, wire, maps, container)
     tun.close()
     wire.close()

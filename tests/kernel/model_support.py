@@ -17,13 +17,20 @@ from dataclasses import dataclass, field
 import bcc
 from ansible_collections.edgewire.fleet.plugins.module_utils.bpf import layout, libbpf, libbpf_structs, map_io
 from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.counters import Counters
-from ansible_collections.edgewire.fleet.tests.kernel.bpf_support import TC_DROP, TC_NEXT, TC_REDIRECT, Box, drops
+from ansible_collections.edgewire.fleet.tests.kernel.bpf_support import (
+    TC_DROP,
+    TC_NEXT,
+    TC_REDIRECT,
+    TC_STOLEN,
+    Box,
+    drops,
+)
 from ansible_collections.edgewire.fleet.tests.model.edge import untagged
 from ansible_collections.edgewire.fleet.tests.model.packet import Outcome
 
 # So many packets between two looks at the counters.
 BATCH = 256
-HANDOFF_MARK = (0x65646765).to_bytes(4, "little")
+RELAY_MARK, LEAD_MARK, FOLLOW_MARK = ((0x65646765 + n).to_bytes(4, "little") for n in range(3))
 # XDP's headroom in a test run is 256 bytes, less what the kernel keeps there for itself.
 POISON_BYTES = 200
 _POISON = f"""
@@ -106,9 +113,11 @@ def xdp_verdict(ran: tuple[int, bytes], frame: bytes) -> Outcome:
     assert verdict == 2, f"edge_xdp returned {verdict}"
     if data == frame:
         return Outcome("pass")
-    assert data[:4] == HANDOFF_MARK, "changed, and not marked"
+    if data == FOLLOW_MARK + untagged(frame):
+        return Outcome("follow")
+    assert data[:4] in (RELAY_MARK, LEAD_MARK), "changed, and not marked"
     assert data[4:18] == untagged(frame)[:14], "the Ethernet header changed"
-    return Outcome("relay", data[18:])
+    return Outcome("relay" if data[:4] == RELAY_MARK else "lead", data[18:])
 
 
 def tc_verdict(ran: tuple[int, bytes], frame: bytes) -> Outcome:
@@ -119,6 +128,8 @@ def tc_verdict(ran: tuple[int, bytes], frame: bytes) -> Outcome:
     if verdict == TC_NEXT:
         assert data == frame, "changed, and left to the host"
         return Outcome("pass")
+    if verdict == TC_STOLEN:
+        return Outcome("held")
     assert verdict == TC_REDIRECT, f"returned {verdict}"
     assert data[:14] == frame[:14], "the Ethernet header changed"
     return Outcome("redirect", data[14:])

@@ -45,7 +45,7 @@ from ansible_collections.edgewire.fleet.tests.kernel.bpf_support import (
     datagram,
     desired,
     flow_hash,
-    forget_flows,
+    forget,
     frame,
     make_edge_interfaces,
     make_worker_interfaces,
@@ -227,7 +227,7 @@ def uplink_box(shared_pins: Path, make_netns: Callable[[], Netns]) -> Iterator[t
         contents.ensure("worker", params)
         with map_io.running_maps("worker") as maps:
             assert maps is not None
-            forget_flows(maps)
+            forget(maps, "ew_flows")
             yield WorkerBox("worker", ns, tun, wire, maps, container), uplink
     for end in (tun, wire, uplink):
         end.close()

@@ -45,7 +45,7 @@ from ansible_collections.edgewire.fleet.tests.kernel.bpf_support import (
     WorkerBox,
     datagram,
     extended,
-    forget_flows,
+    forget,
     fragment_header,
     frame,
     packed,
@@ -62,6 +62,7 @@ from ansible_collections.edgewire.fleet.tests.kernel.model_support import (
 )
 from ansible_collections.edgewire.fleet.tests.model import edge, worker
 from ansible_collections.edgewire.fleet.tests.model.mutate import Mutator
+from ansible_collections.edgewire.fleet.tests.model.packet import Outcome
 from ansible_collections.edgewire.fleet.tests.model.tables import edge_tables, worker_tables
 from scapy.layers.inet import ICMP, IP, TCP, IPOption
 from scapy.layers.inet6 import IPv6
@@ -242,6 +243,8 @@ def replies() -> list[bytes]:
         found.append(datagram(net.container, net.far_client, 53, 40_000))
         found.append(datagram(net.other_container, net.client, 53, 40_000))
         found.append(datagram(net.container, net.client, 53, 40_000, ttl=1))
+    found.append(datagram(V4.container, V4.client, 53, 40_000, bytes(1600), frag=9))
+    found.append(extended(datagram(V6.container, V6.client, 53, 40_000, bytes(1600)), fragment_header(9)))
     return found
 
 
@@ -301,8 +304,8 @@ def test_edge_xdp_does_what_the_model_says(edge_programs: Programs, dead: frozen
     )
     frames = framed(requests())
     comparison.run(packets_of([*frames, *tagged(frames[::3])], 14, 0.1 if dead else 1.6))
-    ways = {"pass", "relay_from_outside", "malformed", "fragment", "ttl_expired", "options_too_long", "no_backend"}
-    assert_deep(comparison, *ways, "source_denied", *(["relay"] if len(dead) < 2 else []))
+    ways = {"pass", "relay_from_outside", "malformed", "follow", "ttl_expired", "options_too_long", "no_backend"}
+    assert_deep(comparison, *ways, "source_denied", *(["relay", "lead"] if len(dead) < 2 else []))
 
 
 def test_edge_handoff_leaves_alone_what_has_no_mark(edge_programs: Programs) -> None:
@@ -391,7 +394,7 @@ def test_worker_ingress_does_what_the_model_says(worker_box: WorkerBox) -> None:
         client_is_routable,
     )
     comparison.run(tunnelled(packets_of(relayed_requests(), 0)))
-    ways = {"container", "pass", "not_relayed", "bad_option", "unknown_edge", "unknown_endpoint", "fragment"}
+    ways = {"container", "pass", "not_relayed", "bad_option", "unknown_edge", "unknown_endpoint"}
     assert_deep(comparison, *ways, "ttl_expired", "malformed")
     # The map forgets what was not used for longest.
     learnt = flow_records(worker_box.maps)
@@ -432,15 +435,18 @@ def test_worker_egress_does_what_the_model_says(worker_programs: Programs, uplin
     maps = worker_programs.maps
     fill_worker(maps, wanted)
     flows = flows_of_worker()
-    forget_flows(maps)
+    forget(maps, "ew_flows")
     write_flows(maps, flows, stats_indices(maps, "worker"))
     run = Runner(worker_programs.fds["worker_egress"])
+
+    def program(packet: bytes) -> Outcome:
+        forget(maps, "ew_fragments")
+        forget(maps, "ew_held")
+        return tc_verdict(run(packet), packet)
+
     comparison = Comparison(
-        "worker",
-        maps,
-        functools.partial(worker.egress, tables=worker_tables(wanted, flows)),
-        lambda packet: tc_verdict(run(packet), packet),
+        "worker", maps, functools.partial(worker.egress, tables=worker_tables(wanted, flows)), program
     )
     comparison.run(for_test_run(packets_of(framed(replies()), 14, 1.0 if uplink_ifindex else 0.1)))
-    ways = {"relay", "pass", "fragment", "ttl_expired", "options_too_long"}
+    ways = {"relay", "pass", "held", "fragment_not_held", "ttl_expired", "options_too_long"}
     assert_deep(comparison, *ways, "uplink" if uplink_ifindex else "not_configured")

@@ -17,7 +17,6 @@ from ansible_collections.edgewire.fleet.tests.model.packet import (
     IPV6,
     MAX_IPV4_HEADER,
     MORE_FRAGMENTS,
-    MORE_FRAGMENTS6,
     OPTION,
     OPTION6,
     OPTION_BYTES,
@@ -153,8 +152,17 @@ def untagged(frame: bytes) -> bytes:
     return frame
 
 
+def _follow(tables: Tables, vip: bytes) -> Outcome:
+    """A fragment without ports, or with ports of no service: it follows the first one if it is for a VIP."""
+    return Outcome("follow") if any(service.vip == vip for service in tables.services) else PASS
+
+
 def ingress(frame: bytes, tables: Tables) -> Outcome:
-    """edge_xdp: a frame from the uplink. "relay" is the packet without link layer, on its way into WireGuard."""
+    """edge_xdp: a frame from the uplink.
+
+    "relay" is the packet without link layer, on its way into WireGuard; "lead" is the same of the first fragment of
+    several; "follow" is a fragment that is left to edge_handoff as it is.
+    """
     frame = untagged(frame)
     if len(frame) < 14:
         return PASS
@@ -173,19 +181,20 @@ def _ingress4(packet: bytes, tables: Tables) -> Outcome:
             return PASS
         if packet[20] == OPTION:
             return drop("relay_from_outside")
-    if packet[9] != UDP or header < 20 or fragment & FRAGMENT_OFFSET or len(packet) < header + 8:
+    if packet[9] != UDP or header < 20:
         return PASS
     client, vip, ports = packet[12:16], packet[16:20], packet[header : header + 4]
+    is_fragment = bool(fragment & (FRAGMENT_OFFSET | MORE_FRAGMENTS))
+    if fragment & FRAGMENT_OFFSET or len(packet) < header + 8:
+        return _follow(tables, vip) if is_fragment else PASS
     service = tables.service_of(vip, word(ports, 2))
     if service is None:
-        return PASS
+        return _follow(tables, vip) if is_fragment else PASS
     if not service.admits(client):
         return drop("source_denied")
     length = word(packet, 2)
     if not header + 8 <= length <= len(packet):
         return drop("malformed")
-    if fragment & MORE_FRAGMENTS:
-        return drop("fragment")
     if packet[8] <= 1:
         return drop("ttl_expired")
     if header + OPTION_BYTES > MAX_IPV4_HEADER:
@@ -197,7 +206,7 @@ def _ingress4(packet: bytes, tables: Tables) -> Outcome:
         return drop("no_backend")
     worker = tables.workers[tables.backends[endpoint_id].worker]
     relayed = wrap(packet, tables.relay, worker.relay, endpoint_id, client)
-    return Outcome("relay", relayed, count=Count(endpoint_id, "in", length))
+    return Outcome("lead" if is_fragment else "relay", relayed, count=Count(endpoint_id, "in", length))
 
 
 def _ingress6(packet: bytes, tables: Tables) -> Outcome:
@@ -210,19 +219,18 @@ def _ingress6(packet: bytes, tables: Tables) -> Outcome:
         if rest[2] == OPTION6:
             return drop("relay_from_outside")
     place = find_udp(rest, packet[6], LONGEST_CHAIN)
-    if not place.found or len(rest) < place.offset + 8:
-        return PASS
     client, vip, ports = packet[8:24], packet[24:40], rest[place.offset : place.offset + 4]
+    follows = bool(place.fragment) and place.may_be_udp
+    if not place.found or len(rest) < place.offset + 8:
+        return _follow(tables, vip) if follows else PASS
     service = tables.service_of(vip, word(ports, 2))
     if service is None:
-        return PASS
+        return _follow(tables, vip) if follows else PASS
     if not service.admits(client):
         return drop("source_denied")
     length = word(packet, 4)
     if not place.offset + 8 <= length <= len(rest):
         return drop("malformed")
-    if place.fragment & MORE_FRAGMENTS6:
-        return drop("fragment")
     if packet[7] <= 1:
         return drop("ttl_expired")
     if not tables.relay6:
@@ -232,7 +240,7 @@ def _ingress6(packet: bytes, tables: Tables) -> Outcome:
         return drop("no_backend")
     worker = tables.workers[tables.backends[endpoint_id].worker]
     relayed = wrap6(packet, tables.relay6, worker.relay6, endpoint_id, client)
-    return Outcome("relay", relayed, count=Count(endpoint_id, "in", 40 + length))
+    return Outcome("lead" if place.fragment else "relay", relayed, count=Count(endpoint_id, "in", 40 + length))
 
 
 def _replying(tables: Tables, endpoint_id: int, source: bytes) -> Backend | str:

@@ -56,11 +56,20 @@ def drop(reason: str) -> Outcome:
 
 
 class UdpPlace(NamedTuple):
-    """Where UDP is in an IPv6 packet, from the base header's end, and the fragment header's offset and flags."""
+    """Where UDP is in an IPv6 packet, from the base header's end, and the fragment header's offset and flag.
+
+    ``following`` is the number of the header at which the walk ended.
+    """
 
     offset: int
     fragment: int
     found: bool
+    following: int
+
+    @property
+    def may_be_udp(self) -> bool:
+        """Whether UDP is, or may come, where the walk ended."""
+        return self.following in (UDP, ROUTING, DESTINATION)
 
 
 def word(data: bytes, offset: int) -> int:
@@ -148,12 +157,12 @@ def find_udp(data: bytes, following: int, longest: int | None = None) -> UdpPlac
     """
     offset, fragment = 0, 0
     if following == UDP:
-        return UdpPlace(0, 0, True)
+        return UdpPlace(0, 0, True, UDP)
     for _ in range(MAX_EXTENSION_HEADERS):
-        if (longest is not None and offset > longest) or offset + 4 > len(data):
+        if (longest is not None and offset > longest) or offset + 8 > len(data):
             break
         if following == FRAGMENT:
-            fragment, length = word(data, offset + 2), 8
+            fragment, length = word(data, offset + 2) & (FRAGMENT_OFFSET6 | MORE_FRAGMENTS6), 8
         elif following in (HOP_BY_HOP, ROUTING, DESTINATION):
             length = (data[offset + 1] + 1) * 8
         else:
@@ -163,5 +172,5 @@ def find_udp(data: bytes, following: int, longest: int | None = None) -> UdpPlac
         if fragment & FRAGMENT_OFFSET6:
             break
         if following == UDP:
-            return UdpPlace(offset, fragment, longest is None or offset <= longest)
-    return UdpPlace(offset, fragment, False)
+            return UdpPlace(offset, fragment, longest is None or offset <= longest, UDP)
+    return UdpPlace(offset, fragment, False, following)

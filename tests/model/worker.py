@@ -11,11 +11,10 @@ from typing import NamedTuple
 from ansible_collections.edgewire.fleet.tests.model import tunnel
 from ansible_collections.edgewire.fleet.tests.model.packet import (
     FRAGMENT_OFFSET,
+    FRAGMENT_OFFSET6,
     IPV4,
     IPV6,
     MAX_IPV4_HEADER,
-    MORE_FRAGMENTS,
-    MORE_FRAGMENTS6,
     OPTION_BYTES,
     PASS,
     UDP,
@@ -31,6 +30,9 @@ from ansible_collections.edgewire.fleet.tests.model.packet import (
     wrap,
     wrap6,
 )
+
+# Bytes of a frame that can be kept.
+LONGEST_HELD = 1536
 
 
 @dataclass(frozen=True)
@@ -94,21 +96,19 @@ def ingress(packet: bytes, tables: Tables) -> Outcome:
         return drop("unknown_endpoint")
     if packet[7 if version == 6 else 8] <= 1:
         return drop("ttl_expired")
-    if version != 6 and word(packet, 6) & (MORE_FRAGMENTS | FRAGMENT_OFFSET):
-        return drop("fragment")
     if len(endpoint.container) != (16 if version == 6 else 4):
         return drop("unknown_endpoint")
     if version == 6:
         inner = unwrap6(packet, client, endpoint.container)
         place = find_udp(inner[40:], inner[6])
-        if not place.found:
+        start, length, later = 40 + place.offset, 40 + word(inner, 4), bool(place.fragment & FRAGMENT_OFFSET6)
+        if not place.found and not later:
             return drop("not_relayed")
-        if place.fragment & MORE_FRAGMENTS6:
-            return drop("fragment")
-        start, length = 40 + place.offset, 40 + word(inner, 4)
     else:
         inner = unwrap(packet, client, endpoint.container)
-        start, length = (inner[0] & 15) * 4, word(inner, 2)
+        start, length, later = (inner[0] & 15) * 4, word(inner, 2), bool(word(inner, 6) & FRAGMENT_OFFSET)
+    if later:
+        return Outcome("container", inner, count=Count(endpoint_id, "in", length))
     if len(inner) < start + 8:
         return drop("malformed")
     port = word(inner, start + 2)
@@ -132,8 +132,16 @@ def _translated(packet: bytes, start: int, at: int, port: int, old: bytes, new: 
     return bytes(made)
 
 
+def _held(packet: bytes) -> Outcome:
+    """A later fragment of a datagram whose first one has not come: it is kept for it, if it is not too long."""
+    return Outcome("held") if 14 + len(packet) <= LONGEST_HELD else drop("fragment_not_held")
+
+
 def egress(frame: bytes, tables: Tables) -> Outcome:
-    """worker_egress: a frame from a container. "relay" goes into WireGuard, "uplink" straight to the client."""
+    """worker_egress: a frame from a container, which no fragment of the same datagram came before.
+
+    "relay" goes into WireGuard, "uplink" straight to the client; "held" waits for the first fragment.
+    """
     packet, ethertype = frame[14:], word(frame, 12)
     if ethertype == IPV4:
         return _egress4(packet, tables)
@@ -150,16 +158,16 @@ def _egress4(packet: bytes, tables: Tables) -> Outcome:
     if len(packet) < 20:
         return PASS
     header, fragment = (packet[0] & 15) * 4, word(packet, 6)
-    if packet[9] != UDP or header < 20 or fragment & FRAGMENT_OFFSET:
+    if packet[9] != UDP or header < 20:
         return PASS
+    if fragment & FRAGMENT_OFFSET:
+        return _held(packet)
     container, client = packet[12:16], packet[16:20]
     flow = _answered(packet, header, container, client, tables)
     if flow is None:
         return PASS
     if not tables.relay:
         return drop("not_configured")
-    if fragment & MORE_FRAGMENTS:
-        return drop("fragment")
     if packet[8] <= 1:
         return drop("ttl_expired")
     if not flow.direct and header + OPTION_BYTES > MAX_IPV4_HEADER:
@@ -177,6 +185,8 @@ def _egress6(packet: bytes, tables: Tables) -> Outcome:
     if len(packet) < 40:
         return PASS
     place = find_udp(packet[40:], packet[6])
+    if place.fragment & FRAGMENT_OFFSET6 and place.may_be_udp:
+        return _held(packet)
     if not place.found:
         return PASS
     container, client = packet[8:24], packet[24:40]
@@ -185,8 +195,6 @@ def _egress6(packet: bytes, tables: Tables) -> Outcome:
         return PASS
     if not tables.relay6:
         return drop("not_configured")
-    if place.fragment & MORE_FRAGMENTS6:
-        return drop("fragment")
     if packet[7] <= 1:
         return drop("ttl_expired")
     if flow.direct and not tables.has_uplink:
