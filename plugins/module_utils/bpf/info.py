@@ -171,8 +171,7 @@ def _worker_info(maps: map_io.Maps) -> dict[str, Any]:
         "relay_address_ipv6": state.config["relay6"],
         "wireguard_interface": _interface(state.config["wireguard_ifindex"]),
         "container_interface": _interface(state.config["container_ifindex"]),
-        "uplink": map_io.find_attached("edge").get("edge_xdp", (None,))[0],
-        "reply_interface": _interface(state.config["uplink_ifindex"]),
+        "uplink": _interface(state.config["uplink_ifindex"]),
         "edges": [{"name": names["hosts"].get(relay), "relay_address": relay} for relay in sorted(state.edges)],
         "endpoints": endpoints,
     }
