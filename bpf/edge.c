@@ -209,6 +209,36 @@ static __always_inline int take_frame(struct xdp_md *ctx, const struct edge_conf
 	return XDP_PASS;
 }
 
+/*
+ * A frame without tags that nobody wanted: dropped if it is for a VIP. ICMP stays with the host: errors and echo, and in
+ * IPv6 neighbour discovery, without which nothing reaches a VIP that is on the link.
+ */
+static __always_inline int refuse_unserved(struct xdp_md *ctx)
+{
+	void *data_end = (void *)(long)ctx->data_end;
+	struct ethhdr *ethernet = (void *)(long)ctx->data;
+	struct ipv6hdr *ip6 = (void *)(ethernet + 1);
+	struct iphdr *ip = (void *)(ethernet + 1);
+	struct address destination;
+	struct udp_place place;
+
+	if ((void *)(ip + 1) > data_end)
+		return XDP_PASS;
+	if (ethernet->h_proto == bpf_htons(ETH_P_IP)) {
+		if (ip->protocol == IPPROTO_ICMP)
+			return XDP_PASS;
+		destination = address_of_v4(ip->daddr);
+	} else if (ethernet->h_proto == bpf_htons(ETH_P_IPV6) && (void *)(ip6 + 1) <= data_end) {
+		find_udp(ip6 + 1, data_end, ip6->nexthdr, &place);
+		if (place.next_header == IPPROTO_ICMPV6)
+			return XDP_PASS;
+		destination = address_of_v6(&ip6->daddr);
+	} else {
+		return XDP_PASS;
+	}
+	return ew_vips.lookup(&destination) ? xdp_drop(DROP_NOT_A_SERVICE) : XDP_PASS;
+}
+
 static __always_inline int is_marked(struct xdp_md *ctx)
 {
 	return (void *)(long)ctx->data_meta + sizeof(__u32) <= (void *)(long)ctx->data;
@@ -230,6 +260,8 @@ static __always_inline int from_client(struct xdp_md *ctx)
 	if (is_vlan(ethernet->h_proto) && (vlan_pop(ctx, &outer) || vlan_pop(ctx, &inner)))
 		return xdp_drop(DROP_NO_HEADROOM);
 	verdict = take_frame(ctx, config);
+	if (config->flags & EDGE_DROPS_UNSERVED && verdict == XDP_PASS && !is_marked(ctx))
+		verdict = refuse_unserved(ctx);
 	/* A marked frame goes to edge_handoff, which looks for no tags; the host may have VLANs of its own. */
 	if (outer.protocol && verdict == XDP_PASS && !is_marked(ctx) &&
 	    (vlan_push(ctx, &inner) || vlan_push(ctx, &outer)))

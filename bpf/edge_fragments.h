@@ -78,6 +78,13 @@ static __always_inline int lead_fragments6(struct __sk_buff *skb, const struct e
 	return send_first(skb, config, &key, &datagram, sizeof(relay.option));
 }
 
+/* A first fragment that is for a VIP and none of its services: the host's, unless it shall not have any. */
+static __always_inline int leave_first(struct __sk_buff *skb, const struct edge_config *config,
+				       struct datagram_key *key)
+{
+	return config->flags & EDGE_DROPS_UNSERVED ? tc_drop(DROP_NOT_A_SERVICE) : pass_first(skb, key);
+}
+
 /*
  * Let a fragment for a VIP follow its datagram's first one. A first fragment comes here where it is for no service;
  * one that does not even reach the ports nobody could judge (RFC 1858, RFC 7112).
@@ -103,7 +110,7 @@ static __always_inline int follow_fragment(struct __sk_buff *skb, const struct e
 	}
 	if (bpf_ntohs(ip.tot_len) < ip.ihl * 4 + sizeof(struct udphdr))
 		return tc_drop(DROP_FRAGMENT_TINY);
-	return pass_first(skb, &key);
+	return leave_first(skb, config, &key);
 }
 
 static __always_inline int follow_fragment6(struct __sk_buff *skb, const struct edge_config *config)
@@ -133,7 +140,7 @@ static __always_inline int follow_fragment6(struct __sk_buff *skb, const struct 
 	}
 	if (no_udp || bpf_ntohs(ip.payload_len) < place.offset + sizeof(struct udphdr))
 		return tc_drop(DROP_FRAGMENT_TINY);
-	return pass_first(skb, &key);
+	return leave_first(skb, config, &key);
 }
 
 static __always_inline int handle_fragment(struct __sk_buff *skb, const struct edge_config *config, __u32 handoff)

@@ -25,6 +25,7 @@ struct edge_config {
 	__u32 flags;
 };
 #define EDGE_HAS_RANGES 1  /* some service has a range of ports: look there where no single port is found */
+#define EDGE_DROPS_UNSERVED 2  /* what is for a VIP and for no service */
 
 struct service_key {
 	__be32 vip;

@@ -165,6 +165,12 @@ options:
       per_source_burst:
         description: Packets of one source that may come at once.
         type: int
+  drop_unserved:
+    description:
+      - Whether packets for a VIP that are for none of its services are dropped, counted as C(not_a_service). ICMP and ICMPv6
+        are left to the host in any case. For O(role=edge).
+    type: bool
+    default: false
   edges:
     description: The edges whose packets this worker takes. For O(role=worker).
     type: list

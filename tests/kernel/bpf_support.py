@@ -531,10 +531,11 @@ class Programs:
         *services: edge_state.ServiceWanted,
         dead: frozenset[str] = frozenset(),
         filters: tuple[filters.FilterWanted, ...] = (),
+        drop_unserved: bool = False,
     ) -> None:
         """Make the maps say that these are the edge's services, with these filters, and which workers are dead."""
         workers = {"worker1": WORKER_RELAYS, "worker2": WORKER2_RELAYS}
-        wanted = edge_state.EdgeWanted(EDGE_RELAYS, 1, 1, workers, services, dead, filters)
+        wanted = edge_state.EdgeWanted(EDGE_RELAYS, 1, 1, workers, services, dead, filters, drop_unserved)
         _, writes = edge_maps.plan(wanted, edge_state.read(self.maps), libbpf.possible_cpus())
         map_io.write(self.maps, writes)
 

@@ -12,7 +12,7 @@ from dataclasses import replace
 from ipaddress import IPv4Network, IPv6Network
 
 import pytest
-from ansible_collections.edgewire.fleet.plugins.module_utils.bpf import edge_state, layout, libbpf, map_io
+from ansible_collections.edgewire.fleet.plugins.module_utils.bpf import contents, edge_state, layout, libbpf, map_io
 from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.edge_state import BackendWanted, ServiceWanted
 from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.filters import (
     FilterWanted,
@@ -22,6 +22,7 @@ from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.filters import 
 )
 from ansible_collections.edgewire.fleet.plugins.module_utils.verify import probe
 from ansible_collections.edgewire.fleet.tests.kernel.bpf_support import (
+    EDGE_PARAMS,
     EDGE_RELAYS,
     PORT,
     V4,
@@ -29,14 +30,21 @@ from ansible_collections.edgewire.fleet.tests.kernel.bpf_support import (
     WORKER_RELAYS,
     XDP_DROP,
     XDP_PASS,
+    Box,
     Net,
     Programs,
     Watch,
     datagram,
+    extended,
+    fragment_header,
     frame,
 )
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from scapy.layers.inet import ICMP, IP, TCP
+from scapy.layers.inet6 import ICMPv6DestUnreach, ICMPv6EchoRequest, ICMPv6ND_NS, IPv6
+from scapy.layers.l2 import GRE
+from scapy.packet import Packet
 
 pytest_plugins = ["ansible_collections.edgewire.fleet.tests.kernel.bpf_support"]
 pytestmark = pytest.mark.kernel
@@ -385,3 +393,82 @@ def test_a_probe_that_is_one_packet_too_many_is_no_drift(edge: Programs) -> None
     edge.fill_edge(*SERVICES, filters=(FilterWanted("open", listed("-198.18.0.0/15")),))
     wrong = [result.service.name for result in probe.run_probes(edge.fds["edge_xdp"], held) if not result.right]
     assert wrong == ["open"]
+
+
+def other(net: Net, layer: Packet, destination: str) -> bytes:
+    """A frame with something else than UDP in it."""
+    return frame(bytes((IPv6 if net.version == 6 else IP)(src=net.client, dst=destination) / layer))
+
+
+def unserved(net: Net) -> dict[str, bytes]:
+    """What is for the VIP and for none of its services."""
+    return {
+        "port of no service": query(net, port=PORT + 9),
+        "TCP": other(net, TCP(dport=PORT), net.dns_vip),
+        "another protocol": other(net, GRE(), net.dns_vip),
+    }
+
+
+def not_unserved(net: Net) -> dict[str, bytes]:
+    """What is for the VIP and must work, and what is for others."""
+    echo = ICMPv6EchoRequest() if net.version == 6 else ICMP()
+    error = ICMPv6DestUnreach() if net.version == 6 else ICMP(type=3, code=3)
+    kinds = {
+        "another host's port": frame(datagram(net.client, net.nowhere, SPORT, PORT)),
+        "another host's TCP": other(net, TCP(dport=PORT), net.nowhere),
+        "echo": other(net, echo, net.dns_vip),
+        "error": other(net, error, net.dns_vip),
+        "ARP": frame(datagram(net.client, net.dns_vip, SPORT, PORT), ethertype=0x0806),
+    }
+    if net.version == 6:
+        kinds["neighbour discovery"] = other(net, ICMPv6ND_NS(tgt=net.dns_vip), net.dns_vip)
+        kinds["big echo"] = frame(extended(bytes(IPv6(src=net.client, dst=net.dns_vip) / echo), fragment_header(3)))
+    return kinds
+
+
+@pytest.mark.parametrize("vlan", [b"", b"\x81\x00\x00\x07"], ids=["untagged", "tagged"])
+def test_what_no_service_wants_is_dropped_where_told_to(edge: Programs, net: Net, vlan: bytes) -> None:
+    edge.fill_edge(*SERVICES, drop_unserved=True)
+    for name, data in unserved(net).items():
+        watch = Watch(edge.maps)
+        assert edge.run("edge_xdp", data[:12] + vlan + data[12:]).retval == XDP_DROP, name
+        assert watch.change().drops == {"not_a_service": 1}, name
+    assert verdict(edge, query(net)) == "passed"
+
+
+def test_what_must_work_on_a_vip_is_left_to_the_host(edge: Programs, net: Net) -> None:
+    """Whatever marks it bears for edge_handoff, it is not dropped for being no service's."""
+    edge.fill_edge(*SERVICES, drop_unserved=True)
+    for name, data in not_unserved(net).items():
+        watch = Watch(edge.maps)
+        ran = edge.run("edge_xdp", data)
+        assert (ran.retval, ran.data[-len(data) :], watch.change().drops) == (XDP_PASS, data, {}), name
+
+
+def test_what_no_service_wants_is_the_hosts_where_nothing_is_told(edge: Programs, net: Net) -> None:
+    edge.fill_edge(*SERVICES)
+    for name, data in unserved(net).items():
+        ran = edge.run("edge_xdp", data)
+        assert (ran.retval, ran.data) == (XDP_PASS, data), name
+
+
+def test_a_header_is_all_that_is_needed_to_drop(edge: Programs, net: Net) -> None:
+    edge.fill_edge(*SERVICES, drop_unserved=True)
+    data = other(net, TCP(dport=PORT), net.dns_vip)
+    shortest = 14 + (40 if net.version == 6 else 20)
+    for length in range(shortest, shortest + 9):
+        assert edge.run("edge_xdp", data[:length]).retval == XDP_DROP
+
+
+@pytest.mark.parametrize("told", [False, True])
+def test_a_fragmented_datagram_that_no_service_wants(edge_box: Box, net: Net, told: bool) -> None:
+    contents.ensure("edge", {**EDGE_PARAMS, "drop_unserved": told})
+    flags = {"flags": "MF"} if net.version == 4 else {}
+    packet = datagram(net.client, net.dns_vip, SPORT, PORT + 9, bytes(64), **flags)
+    if net.version == 6:
+        packet = extended(packet, fragment_header(0, more=True))
+    watch = edge_box.watch()
+    edge_box.wire.send(frame(packet))
+    edge_box.wire.send(query(net))
+    edge_box.tun.read()  # what was sent before has been looked at, too
+    assert watch.change().drops == ({"not_a_service": 1} if told else {})

@@ -162,6 +162,7 @@ def edge_wanted(params: Mapping[str, Any], *, may_be_missing: bool = False) -> e
         services,
         frozenset(worker["name"] for worker in params["workers"] if worker.get("state") == "dead"),
         wanted_filters,
+        bool(params.get("drop_unserved")),
     )
 
 

@@ -119,6 +119,7 @@ class EdgeWanted:
     services: tuple[ServiceWanted, ...]
     dead_workers: frozenset[str] = frozenset()
     filters: tuple[FilterWanted, ...] = ()
+    drop_unserved: bool = False
 
     @property
     def config(self) -> dict[str, Any]:
@@ -129,7 +130,7 @@ class EdgeWanted:
             "relay6": self.relays.ipv6,
             "wireguard_ifindex": self.wireguard_ifindex,
             "uplink_ifindex": self.uplink_ifindex,
-            "flags": layout.EDGE_HAS_RANGES if ranges else 0,
+            "flags": layout.EDGE_HAS_RANGES * ranges | layout.EDGE_DROPS_UNSERVED * self.drop_unserved,
         }
 
     def filter_of(self, service: ServiceWanted) -> FilterWanted | None:

@@ -144,7 +144,7 @@ EDGE_CONFIG = Record(
         ("flags", "u32"),
     ),
 )
-EDGE_HAS_RANGES = 1
+EDGE_HAS_RANGES, EDGE_DROPS_UNSERVED = 1, 2
 SERVICE_KEY = Record("service_key", (("vip", "ipv4"), ("port", "be16"), ("zero", "u16")))
 SERVICE6_KEY = Record("service6_key", (("vip", "address"), ("port", "be16"), ("zero", "u16")))
 RANGE_KEY = Record("range_key", (("prefix_bits", "u32"), ("vip", "ipv4"), ("port", "be16"), ("zero", "u16")))
@@ -265,6 +265,7 @@ DROP_REASONS: dict[str, str] = {
     "source_denied": "the service's list of sources does not let the client in",
     "source_rate": "the client sends more packets than the service takes from one source",
     "service_rate": "more packets than the service takes in all",
+    "not_a_service": "for a VIP, but for no service, where such packets are not left to the host",
 }
 
 # enum bpf_map_type (linux/bpf.h)
@@ -393,6 +394,13 @@ def schema_hash(role: str) -> bytes:
     """SHA-256 over the role's maps and records: equal exactly where map contents can be carried over."""
     schema = [[spec.name, spec.type, asdict(spec.key), asdict(spec.value), spec.max_entries] for spec in MAPS[role]]
     # What numbers in the maps mean is part of it: reasons by position, flags by value.
-    flags = [EDGE_HAS_RANGES, SERVICE_AFFINITY_CLIENT, FILTER_ADMITS, SOURCE_ALLOWED, ENDPOINT_DIRECT]
+    flags = [
+        EDGE_HAS_RANGES,
+        EDGE_DROPS_UNSERVED,
+        SERVICE_AFFINITY_CLIENT,
+        FILTER_ADMITS,
+        SOURCE_ALLOWED,
+        ENDPOINT_DIRECT,
+    ]
     meanings = [list(DROP_REASONS), *flags, WORKER_LIVE, WORKER_DEAD]
     return hashlib.sha256(json.dumps([schema, meanings], sort_keys=True).encode()).digest()

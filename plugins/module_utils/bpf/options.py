@@ -84,6 +84,7 @@ CONTENTS_SPEC: dict[str, Any] = {
         per_source_packets_per_second=_COUNT,
         per_source_burst=_COUNT,
     ),
+    "drop_unserved": {"type": "bool", "default": False},
     "edges": _listed(**_HOST),
     "endpoints": _listed(
         endpoint_id=_INT,

@@ -106,6 +106,7 @@ def build(fleet: Fleet, public_keys: Mapping[str, str], *, predict: bool = False
         edge = EdgePlan(
             uplink=settings.uplink,
             reply_interface=settings.reply_interface or settings.uplink,
+            drop_unserved=settings.drop_unserved,
             xdp_mode=settings.xdp_mode,
             wireguard_interface=settings.wireguard_interface,
             relay_address=host.addresses.relay_ipv4,

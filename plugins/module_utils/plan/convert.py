@@ -49,6 +49,16 @@ def integer(low: int, high: int, unit: str = "") -> Callable[[object], int]:
     return convert
 
 
+def boolean(value: object) -> bool:
+    """True or false, as YAML or ``-e`` gives it."""
+    known = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
+    if isinstance(value, bool):
+        return value
+    if not isinstance(value, str) or value.lower() not in known:
+        raise ValueError(f"{shown(value)} is neither true nor false")
+    return known[value.lower()]
+
+
 def choice(options: Collection[str]) -> Callable[[object], str]:
     """A converter that accepts one of ``options`` as it is."""
 

@@ -6,10 +6,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Network, IPv6Network
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Any
 
 from ansible_collections.edgewire.fleet.plugins.module_utils.plan import convert
+from ansible_collections.edgewire.fleet.plugins.module_utils.plan.convert import Address
 from ansible_collections.edgewire.fleet.plugins.module_utils.plan.problems import Problems
 
 Network = IPv4Network | IPv6Network
@@ -51,6 +52,15 @@ class Filter:
 
 def _ordered(networks: Iterable[Network]) -> tuple[Network, ...]:
     return tuple(sorted(networks, key=lambda item: (item.version, int(item.network_address), item.prefixlen)))
+
+
+def never_clients(vips: Iterable[Address], inside: Iterable[Network]) -> tuple[Network, ...]:
+    """Networks that no client's packet is from: unspecified, loopback, multicast and reserved addresses (RFC 6890), in
+    IPv6 link-local ones (RFC 4291: they mean nothing beyond their link), VIPs, and the networks inside WireGuard. A
+    packet from a VIP would make two services answer each other without end.
+    """
+    never = ("0.0.0.0/8", "127.0.0.0/8", "224.0.0.0/3", "::/32", "fe80::/10", "ff00::/8")
+    return _ordered({*map(ip_network, never), *map(ip_network, vips), *inside})
 
 
 def parse_networks(raw: object, key: str, subject: str, problems: Problems) -> tuple[Network, ...]:

@@ -31,7 +31,7 @@ from ansible_collections.edgewire.fleet.plugins.module_utils.plan.addressing imp
     addresses_of,
     assign_ids,
 )
-from ansible_collections.edgewire.fleet.plugins.module_utils.plan.filters import parse_networks
+from ansible_collections.edgewire.fleet.plugins.module_utils.plan.filters import never_clients, parse_networks
 from ansible_collections.edgewire.fleet.plugins.module_utils.plan.problems import Problems
 from ansible_collections.edgewire.fleet.plugins.module_utils.plan.services import (
     Service,
@@ -93,6 +93,7 @@ def parse_inventory(inventory: Mapping[str, Any], problems: Problems) -> Fleet:
     }
     services = parse_services(fleet_wide.pop("edgewire_services"), workers, problems)
     denied = parse_networks(fleet_wide.pop("edgewire_deny_sources"), "edgewire_deny_sources", "the fleet", problems)
+    deny_spoofed = fleet_wide.pop("edgewire_deny_spoofed")
     prefixes = Prefixes(**{key.removeprefix("edgewire_"): value for key, value in fleet_wide.items()})
     prefixes.check(problems)
 
@@ -108,6 +109,9 @@ def parse_inventory(inventory: Mapping[str, Any], problems: Problems) -> Fleet:
     numbers = assign_ids(((name, setting.id) for name, setting in settings.items()), prefixes.highest_id, problems)
     checks.check_hosts(settings, edges, workers, prefixes, problems)
     checks.check_service_addresses(services, settings, prefixes, problems)
+    if deny_spoofed:
+        vips = {vip for service in services for vip in service.vips}
+        denied = (*denied, *never_clients(vips, prefixes.named().values()))
 
     def built(names: set[str]) -> tuple[Host, ...]:
         return tuple(

@@ -134,6 +134,7 @@ class EdgePlan:
 
     uplink: str
     reply_interface: str
+    drop_unserved: bool
     xdp_mode: str
     wireguard_interface: str
     relay_address: str

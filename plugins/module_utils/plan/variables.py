@@ -64,6 +64,7 @@ HOST_VARIABLES: Mapping[str, Variable] = {
     "edgewire_endpoint_address": Variable(None, convert.address),
     "edgewire_listen_port": Variable(51820, convert.integer(1, 65535)),
     "edgewire_uplink": Variable("eth0", convert.interface),
+    "edgewire_drop_unserved": Variable(False, convert.boolean),
     "edgewire_reply_interface": Variable(None, convert.interface),
     "edgewire_xdp_mode": Variable("native", convert.choice(("native", "generic"))),
     "edgewire_container_interface": Variable("podman0", convert.interface),
@@ -89,6 +90,7 @@ FLEET_VARIABLES: Mapping[str, Variable] = {
     "edgewire_relay_ipv6": Variable("fd65:6467:6577:1::/64", convert.ipv6_network),
     "edgewire_services": Variable((), lambda value: value),
     "edgewire_deny_sources": Variable((), lambda value: value),
+    "edgewire_deny_spoofed": Variable(False, convert.boolean),
 }
 
 
@@ -106,6 +108,7 @@ class HostSettings:
     endpoint_address: convert.Address | None
     listen_port: int
     uplink: str
+    drop_unserved: bool
     reply_interface: str | None
     xdp_mode: str
     container_interface: str

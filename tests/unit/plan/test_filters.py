@@ -75,3 +75,33 @@ def test_bad_networks_that_are_denied_everywhere(make_fleet: Callable[..., Inven
     for wrong in ("10.0.0.1/8 has host bits set", "'10.0.0.0' is not a prefix"):
         assert "the fleet: edgewire_deny_sources: " in str(raised.value)
         assert wrong in str(raised.value)
+
+
+def test_what_is_no_client_is_denied_where_told_to(
+    make_fleet: Callable[..., Inventory], key_of: Callable[[str], str]
+) -> None:
+    fleet = make_fleet()
+    fleet["vars"]["edgewire_deny_spoofed"] = "yes"
+    (dns,) = filters_of(fleet, key_of)
+    for network in ("127.0.0.0/8", "224.0.0.0/3", "203.0.113.53/32", "100.64.0.0/11", "100.96.0.0/11", "ff00::/8"):
+        assert network in dns.deny
+    assert dns.allow == ()
+
+
+def test_a_switch_that_is_neither_on_nor_off(make_fleet: Callable[..., Inventory]) -> None:
+    fleet = make_fleet()
+    fleet["vars"]["edgewire_deny_spoofed"] = "maybe"
+    fleet["hosts"]["edge1"]["edgewire_drop_unserved"] = 1
+    with pytest.raises(EdgewireError) as raised:
+        plan_fleet(fleet, {})
+    assert "the fleet: edgewire_deny_spoofed: 'maybe' is neither true nor false" in str(raised.value)
+    assert "edge1: edgewire_drop_unserved: 1 is neither true nor false" in str(raised.value)
+
+
+def test_dropping_what_no_service_wants_is_an_edges_own_choice(
+    make_fleet: Callable[..., Inventory], key_of: Callable[[str], str]
+) -> None:
+    fleet = make_fleet()
+    fleet["hosts"]["edge2"]["edgewire_drop_unserved"] = True
+    plans = plan_fleet(fleet, {name: key_of(name) for name in fleet["hosts"]}).hosts
+    assert {plan.host: plan.edge.drop_unserved for plan in plans if plan.edge} == {"edge1": False, "edge2": True}
