@@ -9,7 +9,6 @@ capture that was killed ends by itself. Between two looks here they send no more
 from __future__ import annotations
 
 import fcntl
-import math
 import socket
 import struct
 import tempfile
@@ -26,7 +25,7 @@ from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.perf import Per
 from ansible_collections.edgewire.fleet.plugins.module_utils.errors import EdgewireError
 
 LIMITS = {"count": (1, 1_000_000), "seconds": (1, 3600), "snaplen": (64, 9000), "per_second": (1, 10_000)}
-_TICK = 0.1  # seconds between two looks
+_TICK = 0.1  # seconds between two grants, or as long as it takes to grant one sample
 _GRACE = 2  # seconds that the programs go on if this process is gone
 _ETHERNET = bytes(12)  # in front of an IP packet from a device without link layer: no addresses
 _SIOCGIFHWADDR, _ARPHRD_ETHER = 0x8927, 1  # linux/sockios.h, linux/if_arp.h
@@ -119,6 +118,12 @@ class _File:
         self.counts[reason] += 1
 
 
+def grants(per_second: int) -> tuple[float, int]:
+    """Seconds between two grants, and how many samples each is for, so that they are no more than ``per_second``."""
+    tick = max(_TICK, 1 / per_second)
+    return tick, max(1, int(per_second * tick))
+
+
 class _Tap:
     """One role's programs: switched on, read from, switched off."""
 
@@ -194,10 +199,10 @@ def capture(request: Request) -> dict[str, Any]:
         for name in interfaces:
             file.interface(socket.if_nametoindex(name))
         buffers = [(tap, stack.enter_context(tap.open())) for tap in taps]
-        share = math.ceil(request.per_second * _TICK)
+        every, share = grants(request.per_second)
         end = time.monotonic() + request.seconds
         while (left := end - time.monotonic()) > 0 and file.counts.total() < request.count:
-            tick = time.monotonic() + _TICK
+            tick = time.monotonic() + every
             for tap in taps:
                 tap.grant(min(share, request.count - file.counts.total()), left)
             while (wait := min(tick, end) - time.monotonic()) > 0 and file.counts.total() < request.count:

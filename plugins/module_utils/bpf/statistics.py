@@ -21,9 +21,8 @@ class Reading:
     """A role's counters at one time.
 
     ``counts`` has those of each service (by claim), backend and endpoint (by endpoint id), and what each filter
-    refused (by "filter" and its index); ``when`` is in seconds of
-    the monotonic clock. ``fragments`` counts those that were held for their datagram's first one, and those of them
-    that were released when it came.
+    refused (by "filter" and its index); ``when`` is in seconds of the monotonic clock. ``fragments`` counts those
+    that were held for their datagram's first one, and those of them that were released when it came.
     """
 
     state: edge_state.EdgeState | worker_maps.WorkerState

@@ -52,6 +52,13 @@ def test_everything_wrong_is_told_at_once(tmp_path: Path) -> None:
         capture.request_from(options(dest=str(tmp_path)))
 
 
+@given(st.integers(*capture.LIMITS["per_second"]))
+def test_no_more_is_granted_than_was_asked_for(per_second: int) -> None:
+    every, share = capture.grants(per_second)
+    assert 0 < every <= 1
+    assert per_second / 2 <= share / every <= per_second * (1 + 1e-9)
+
+
 @given(
     st.lists(
         st.tuples(
