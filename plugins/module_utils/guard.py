@@ -15,23 +15,22 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import secrets
-import subprocess
 import syslog
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal
 
+from ansible_collections.edgewire.fleet.plugins.module_utils import detached
 from ansible_collections.edgewire.fleet.plugins.module_utils.errors import EdgewireError
 from ansible_collections.edgewire.fleet.plugins.module_utils.steps import Step, make_step
 from ansible_collections.edgewire.fleet.plugins.module_utils.turns import turn
 
 DIRECTORY = "/run/edgewire/guard"
-_PROCESS_NAME = "edgewire-guard"  # 15 bytes at most, TASK_COMM_LEN
+_PROCESS_NAME = "edgewire-guard"
 _SSH_SERVERS = ("sshd", "dropbear")  # OpenSSH 9.8 and later: sshd-session
 _LOOK_SECONDS = 0.25  # between two looks at the record
 
@@ -54,7 +53,7 @@ class Record:
     @property
     def shown(self) -> dict[str, Any]:
         """The record as a step shows it: nothing in it depends on when one looks."""
-        state = "lost" if self.state == "armed" and _started(self.pid) != self.started else self.state
+        state = "lost" if self.state == "armed" and detached.started(self.pid) != self.started else self.state
         return {"state": state, **({"told": self.told} if self.told else {})}
 
 
@@ -96,8 +95,8 @@ class Guard:
         if record is not None and record.shown["state"] == "armed":
             _write(replace(record, id=self.id, connection=self.connection, deadline=deadline))
             return
-        pid, release = _fork(self.name, prepare())
-        _write(Record(self.name, self.id, pid, _started(pid) or 0, self.connection, deadline))
+        pid, release = detached.fork(_PROCESS_NAME, _watch(self.name, prepare()))
+        _write(Record(self.name, self.id, pid, detached.started(pid) or 0, self.connection, deadline))
         release()
 
     def settle(self) -> None:
@@ -150,7 +149,7 @@ def connection_of(pid: int) -> str | None:
     SSH_CONNECTION it is still known behind sudo.
     """
     while pid > 1:
-        name, parent, started = _stat(pid) or ("", 0, 0)
+        name, parent, started = detached.stat(pid) or ("", 0, 0)
         if name.startswith(_SSH_SERVERS):
             return f"{pid}:{started}"
         pid = parent
@@ -175,78 +174,24 @@ def _now() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
-def _stat(pid: int) -> tuple[str, int, int] | None:
-    """Name, parent and start (clock ticks since boot) of a process, proc(5); None if it has gone."""
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-    name, _, rest = text.partition("(")[2].rpartition(")")
-    fields = rest.split()
-    return name, int(fields[1]), int(fields[19])
-
-
-def _started(pid: int) -> int | None:
-    found = _stat(pid)
-    return found[2] if found else None
-
-
-def _fork(name: str, restore: Restore) -> tuple[int, Callable[[], None]]:
-    """A process of its own session that stands guard, and what lets it begin, once its record is written."""
-    ready, begin = os.pipe()
-    pid = os.fork()
-    if not pid:
-        try:
-            _detach(ready)
-            _stand(name, restore)
-        finally:  # never back into the caller's stack: what is open there is the parent's
-            os._exit(1)
-    os.close(ready)
-    _own_scope(pid)
-    return pid, lambda: os.close(begin)
-
-
-def _detach(ready: int) -> None:
-    """Leave the session and hold nothing that is the parent's, not its output, for which SSH waits, nor the lock."""
-    os.setsid()
-    os.chdir("/")
-    null = os.open(os.devnull, os.O_RDWR)
-    for standard in (0, 1, 2):
-        os.dup2(null, standard)
-    kept = os.dup2(ready, 3)
-    os.closerange(4, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
-    Path("/proc/self/comm").write_text(_PROCESS_NAME, encoding="ascii")
-    os.read(kept, 1)  # ends when the parent closes its side
-    os.close(kept)
-
-
-def _own_scope(pid: int) -> None:
-    """Move the guard out of the session's control group, so that the end of the session does not end it.
-
-    logind does that where it says KillUserProcesses=yes. Without systemd there is no such group.
-    """
-    manager = ("org.freedesktop.systemd1", "/org/freedesktop/systemd1", "org.freedesktop.systemd1.Manager")
-    unit = ("StartTransientUnit", "ssa(sv)a(sa(sv))", f"{_PROCESS_NAME}-{pid}.scope", "fail")
-    properties = ("1", "PIDs", "au", "1", str(pid), "0")
-    with suppress(OSError, subprocess.TimeoutExpired):
-        command = ["busctl", "--quiet", "call", *manager, *unit, *properties]
-        subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL, check=False, timeout=5)
-
-
-def _stand(name: str, restore: Restore) -> NoReturn:
+def _watch(name: str, restore: Restore) -> Callable[[], None]:
     """Wait for the deadline or for the record to go; then restore, or do nothing."""
-    while True:
-        time.sleep(_LOOK_SECONDS)
-        record = read(name)
-        if record is None or record.pid != os.getpid():
-            os._exit(0)
-        if _now() < record.deadline:
-            continue
-        with suppress(EdgewireError), turn():  # somebody who holds the lock for long: look again after that
-            # Whoever had the lock may have confirmed, or changed more.
-            if read(name) == record:
-                _fire(record, restore)
-                os._exit(0)
+
+    def watch() -> None:
+        while True:
+            time.sleep(_LOOK_SECONDS)
+            record = read(name)
+            if record is None or record.pid != os.getpid():
+                return
+            if _now() < record.deadline:
+                continue
+            with suppress(EdgewireError), turn():  # somebody who holds the lock for long: look again after that
+                # Whoever had the lock may have confirmed, or changed more.
+                if read(name) == record:
+                    _fire(record, restore)
+                    return
+
+    return watch
 
 
 def _fire(record: Record, restore: Restore) -> None:

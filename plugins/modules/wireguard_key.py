@@ -23,6 +23,14 @@ options:
     description: Absolute path of the private key file, in a directory of its own.
     type: path
     default: /etc/edgewire/wireguard/wg0.key
+  state:
+    description:
+      - V(next) makes another key beside this one, unless there is one, and returns its public key.
+      - V(rotated) puts the next key, if there is one, in the place of this one. The old one is then gone.
+        C(edgewire.fleet.rotate_keys) does both in the right order.
+    type: str
+    choices: [present, next, rotated]
+    default: present
   adopt:
     description:
       - A running WireGuard device. If there is no key file yet, it gets this device's private key
@@ -62,7 +70,8 @@ EXAMPLES = r"""
 RETURN = r"""
 public_key:
   description: >-
-    The public key in base64; V(null) in check mode where there is no key yet and none to adopt.
+    The public key in base64; V(null) in check mode where there is no key yet and none to adopt. With
+    O(state=next) that of the next key.
   returned: success
   type: str
   sample: 2rPgm8k8H3yVbYvVfBbG2bM3wX5M7q1Q5o5m9mQ0GkE=
@@ -93,20 +102,30 @@ from typing import Any
 
 from ansible_collections.edgewire.fleet.plugins.module_utils.modules import run_module
 from ansible_collections.edgewire.fleet.plugins.module_utils.steps import result_of
-from ansible_collections.edgewire.fleet.plugins.module_utils.wireguard.keys import ensure_key
+from ansible_collections.edgewire.fleet.plugins.module_utils.wireguard.keys import (
+    ensure_key,
+    ensure_next_key,
+    rotate_key,
+)
 
 
 def work(params: Mapping[str, Any], check_mode: bool) -> dict[str, Any]:
     """Make or repair the key file; the module's result."""
     path = params["path"]
-    key = ensure_key(path, check_mode, params["adopt"])
+    if params["state"] == "next":
+        key = ensure_next_key(path, check_mode)
+    elif params["state"] == "rotated":
+        key = rotate_key(path, check_mode)
+    else:
+        key = ensure_key(path, check_mode, params["adopt"])
     return result_of(key.steps, path, public_key=key.public_key, path=path, exists=key.exists)
 
 
 def main() -> None:
     """Run the module."""
     path = {"type": "path", "default": "/etc/edgewire/wireguard/wg0.key"}
-    run_module({"path": path, "adopt": {"type": "str"}}, work, exclusive=True)
+    state = {"type": "str", "choices": ["present", "next", "rotated"], "default": "present"}
+    run_module({"path": path, "state": state, "adopt": {"type": "str"}}, work, exclusive=True)
 
 
 if __name__ == "__main__":

@@ -5,15 +5,13 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import subprocess
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from .support import FLEET, recap, until
+from .support import FLEET, kill_all, recap, until
 
 if TYPE_CHECKING:
     from .conftest import Lab
@@ -47,16 +45,6 @@ def nothing_left(lab: Lab) -> Iterator[None]:
     until(lambda: lab.run("edge1", "pgrep", "-x", "edgewire-guard", check=False).returncode == 1)
 
 
-def family(pid: int) -> list[int]:
-    """A process and its descendants: Ansible's workers have sessions of their own."""
-    listed = subprocess.run(["ps", "-eo", "pid=,ppid="], capture_output=True, text=True, check=True).stdout
-    parents = {int(child): int(parent) for child, parent in (line.split() for line in listed.splitlines())}
-    found = [pid]
-    for known in found:
-        found += [child for child, parent in parents.items() if parent == known]
-    return found
-
-
 def abort(lab: Lab, seconds: int) -> None:
     """A run that dies between its change and the confirmation."""
     command = ["ansible", "edge1", "-i", "inventories/lab", "-m", "edgewire.fleet.routes"]
@@ -69,8 +57,7 @@ def abort(lab: Lab, seconds: int) -> None:
         stderr=subprocess.DEVNULL,
     ) as run:
         lab.run("edge1", "sh", "-c", f"until [ -e {RECORD} ]; do sleep 0.02; done")
-        for pid in family(run.pid):
-            os.kill(pid, signal.SIGKILL)
+        kill_all(run.pid)
     assert state(lab) == "armed"
 
 

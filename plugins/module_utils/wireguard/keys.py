@@ -65,6 +65,31 @@ def ensure_key(path: str, check_mode: bool, adopt: str | None = None) -> KeyResu
     return KeyResult(steps, public_key_of(shown) if shown else None, key is not None)
 
 
+def ensure_next_key(path: str, check_mode: bool) -> KeyResult:
+    """Make the key beside the one in ``path`` that is to take its place; one that is there already stays."""
+    if read_private_key(path) is None:
+        raise EdgewireError(f"private key file {path}: not there, so there is nothing to rotate")
+    return ensure_key(str(_next(path)), check_mode)
+
+
+def rotate_key(path: str, check_mode: bool) -> KeyResult:
+    """Put the next key in the place of the one in ``path``, in one step; nothing where there is no next key."""
+    old, new = read_private_key(path), read_private_key(str(_next(path)))
+    if old is None:
+        raise EdgewireError(f"private key file {path}: not there, so there is nothing to rotate")
+    if new is None:
+        return KeyResult([], public_key_of(old), True)
+    shown = ({"public_key": public_key_of(old)}, {"public_key": public_key_of(new)})
+    if not check_mode:
+        _next(path).replace(path)
+        _sync_directory(Path(path).parent)
+    return KeyResult([make_step("private_key", path, *shown)], public_key_of(new), True)
+
+
+def _next(path: str) -> Path:
+    return _absolute(path).with_suffix(".next.key")
+
+
 def read_private_key(path: str) -> str | None:
     """The private key in the file, None if there is no file; EdgewireError if it holds no key."""
     file = _absolute(path)
@@ -183,7 +208,11 @@ def _write_new(file: Path, key: str) -> None:
             os.link(temporary, file)
     finally:
         temporary.unlink(missing_ok=True)
-    directory = os.open(file.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    _sync_directory(file.parent)
+
+
+def _sync_directory(path: Path) -> None:
+    directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(directory)
     finally:
