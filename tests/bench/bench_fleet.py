@@ -115,7 +115,7 @@ def planner(hosts: int) -> dict[str, Any]:
     begin = time.perf_counter()
     plan = plan_fleet(fleet, public)
     planned = time.perf_counter()
-    renderer, size = Renderer(), 0
+    renderer, size = Renderer(plan.hosts), 0
     for host in plan.hosts:
         data = renderer.render(host)
         digest(data)

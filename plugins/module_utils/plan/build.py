@@ -9,9 +9,8 @@ and shared, so a plan is small until it is written out.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv6Address
 from typing import Any
 
 from ansible_collections.edgewire.fleet.plugins.module_utils.plan.checks import check_public_keys
@@ -42,6 +41,7 @@ from ansible_collections.edgewire.fleet.plugins.module_utils.plan.model import (
     WorkerEndpoint,
     WorkerPlan,
 )
+from ansible_collections.edgewire.fleet.plugins.module_utils.plan.peers import PeersSource
 from ansible_collections.edgewire.fleet.plugins.module_utils.plan.ports import PortRange, overlaps
 from ansible_collections.edgewire.fleet.plugins.module_utils.plan.problems import Problems
 from ansible_collections.edgewire.fleet.plugins.module_utils.plan.services import Service
@@ -97,8 +97,7 @@ def build(fleet: Fleet, public_keys: Mapping[str, str], *, predict: bool = False
         for host, worker in zip(fleet.workers, _relay_hosts(fleet.workers), strict=True)
     )
     edges = _relay_hosts(fleet.edges)
-    peers_of_edge = _peer_source(fleet.workers, fleet.preshared, public_keys, predict)
-    peers_of_worker = _peer_source(fleet.edges, fleet.preshared, public_keys, predict)
+    peers = PeersSource(fleet, public_keys, predict)
     routes = _RoutesSource(fleet)
     plans = []
     for host in fleet.edges:
@@ -115,7 +114,7 @@ def build(fleet: Fleet, public_keys: Mapping[str, str], *, predict: bool = False
             services=services,
             filters=filters,
         )
-        wireguard = _wireguard(host, peers_of_edge(settings.keepalive))
+        wireguard = _wireguard(host, peers.of(host))
         plans.append(HostPlan(SCHEMA, host.name, wireguard, routes.of(host), edge=edge))
     for host in fleet.workers:
         settings = host.settings
@@ -128,7 +127,7 @@ def build(fleet: Fleet, public_keys: Mapping[str, str], *, predict: bool = False
             edges=edges,
             endpoints=tuple(sorted(by_worker[host.name], key=lambda item: item.endpoint_id)),
         )
-        wireguard = _wireguard(host, peers_of_worker(settings.keepalive))
+        wireguard = _wireguard(host, peers.of(host))
         plans.append(HostPlan(SCHEMA, host.name, wireguard, routes.of(host), worker=worker))
     plans.sort(key=lambda plan: plan.host)
     dead = frozenset(host.name for host in fleet.workers if host.settings.worker_state == "dead")
@@ -148,37 +147,6 @@ def _wireguard(host: Host, peers: tuple[Peer, ...]) -> WireGuardPlan:
         addresses=host.addresses.interface_addresses,
         peers=peers,
     )
-
-
-def _peer_source(
-    others: Sequence[Host], preshared: bool, public_keys: Mapping[str, str], predict: bool
-) -> Callable[[int], tuple[Peer, ...]]:
-    """The peers that ``others`` are to everyone on the other side; one tuple for each keepalive."""
-    known: dict[int, tuple[Peer, ...]] = {}
-
-    def peers(keepalive: int) -> tuple[Peer, ...]:
-        if keepalive not in known:
-            known[keepalive] = tuple(
-                Peer(
-                    name=host.name,
-                    public_key=public_keys.get(host.name),
-                    endpoint=_endpoint(host),
-                    allowed_ips=host.addresses.allowed_ips,
-                    persistent_keepalive=keepalive,
-                    preshared=preshared,
-                )
-                for host in others
-                if predict or host.name in public_keys
-            )
-        return known[keepalive]
-
-    return peers
-
-
-def _endpoint(host: Host) -> str:
-    address = host.settings.endpoint_address
-    text = f"[{address}]" if isinstance(address, IPv6Address) else str(address)
-    return f"{text}:{host.settings.listen_port}"
 
 
 def _relay_hosts(hosts: Sequence[Host]) -> tuple[RelayHost, ...]:

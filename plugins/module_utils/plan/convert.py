@@ -165,3 +165,20 @@ def free_number(low: int, high: int, taken: Mapping[int, str], what: str) -> Cal
         return number
 
     return convert
+
+
+def peer_groups(value: object) -> Mapping[str, tuple[str, ...]]:
+    """A converter: group → two hosts or more, each once, sorted."""
+    if not isinstance(value, Mapping):
+        raise ValueError(f"{shown(value)} is not a mapping of groups to lists of hosts")
+    groups = {}
+    for group, members in value.items():
+        if not isinstance(members, (list, tuple)) or not all(isinstance(name, str) for name in members):
+            raise ValueError(f"{group}: {shown(members)} is not a list of hosts")
+        names = [str(name) for name in members]
+        if len(set(names)) < len(names):
+            raise ValueError(f"{group}: {shown(names)} names a host twice")
+        if len(names) < 2:
+            raise ValueError(f"{group}: {shown(names)} is not a list of two hosts or more")
+        groups[str(group)] = tuple(sorted(names))
+    return groups

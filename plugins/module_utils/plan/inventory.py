@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ansible_collections.edgewire.fleet.plugins.module_utils.plan import checks, convert
@@ -72,6 +72,8 @@ class Fleet:
     services: tuple[Service, ...]
     warnings: tuple[str, ...]
     preshared: bool = False
+    topology: str = "bipartite"  # or "full": everybody is everybody's peer
+    peer_groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # who else is each other's
 
 
 def parse_inventory(inventory: Mapping[str, Any], problems: Problems) -> Fleet:
@@ -94,6 +96,12 @@ def parse_inventory(inventory: Mapping[str, Any], problems: Problems) -> Fleet:
     services = parse_services(fleet_wide.pop("edgewire_services"), workers, problems)
     denied = parse_networks(fleet_wide.pop("edgewire_deny_sources"), "edgewire_deny_sources", "the fleet", problems)
     deny_spoofed = fleet_wide.pop("edgewire_deny_spoofed")
+    topology, peer_groups = fleet_wide.pop("edgewire_topology"), fleet_wide.pop("edgewire_peer_groups")
+    for group, members in peer_groups.items():
+        for name in sorted(set(members) - edges - workers):
+            problems.add(
+                "the fleet", f"edgewire_peer_groups.{group}", f"{convert.shown(name)} is not a host of the fleet"
+            )
     prefixes = Prefixes(**{key.removeprefix("edgewire_"): value for key, value in fleet_wide.items()})
     prefixes.check(problems)
 
@@ -130,6 +138,8 @@ def parse_inventory(inventory: Mapping[str, Any], problems: Problems) -> Fleet:
         tuple(replace(service, filter=service.filter.without(denied)) for service in services),
         tuple(misspelt(names_set)),
         preshared=inventory.get("preshared") is True,
+        topology=topology,
+        peer_groups=peer_groups,
     )
 
 

@@ -13,12 +13,14 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from ansible_collections.edgewire.fleet.plugins.module_utils.plan.model import (
     SCHEMA,
     HostPlan,
+    Peer,
     encode,
 )
 
@@ -38,11 +40,16 @@ _SHORTEST_PART = 4096
 class Renderer:
     """Renders the plans of one fleet; the text of tuples that plans share is made once.
 
-    ``parts`` are the parts of all plans rendered so far: hash → bytes.
+    ``parts`` are the parts of all plans rendered so far: hash → bytes. Only a list that several of
+    ``plans`` have becomes one: in a full mesh each host's peers are its own.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, plans: Iterable[HostPlan] = ()) -> None:
         self.parts: dict[str, bytes] = {}
+        self._users = Counter(
+            id(value) for plan in plans for section in _sections(plan) for value in vars(section).values()
+        )
+        self._items: dict[int, tuple[Any, str]] = {}
         # By identity: comparing two peer lists costs as much as rendering one. The tuple is kept,
         # so its id stays its own.
         self._lists: dict[int, tuple[tuple[Any, ...], str]] = {}
@@ -74,15 +81,29 @@ class Renderer:
         known = self._lists.get(id(items))
         if known is not None:
             return known[1]
-        lines = ",\n      ".join(_compact(encode(item)) for item in items)
+        lines = ",\n      ".join(self._item(item) for item in items)
         text = f"[\n      {lines}\n    ]"
-        if shared and len(text) >= _SHORTEST_PART:
+        is_shared = self._users[id(items)] > 1
+        if shared and is_shared and len(text) >= _SHORTEST_PART:
             part = f"{text}\n".encode()
             name = digest(part)
             self.parts[name] = part
             text = _compact({PART: name})
-        self._lists[id(items)] = (items, text)
+        if is_shared:
+            self._lists[id(items)] = (items, text)
         return text
+
+    def _item(self, item: Any) -> str:
+        if not isinstance(item, Peer):
+            return _compact(encode(item))
+        known = self._items.get(id(item))
+        if known is None:
+            known = self._items[id(item)] = (item, _compact(encode(item)))
+        return known[1]
+
+
+def _sections(plan: HostPlan) -> Iterator[Any]:
+    return (section for section in (plan.wireguard, plan.routes, plan.edge, plan.worker) if section is not None)
 
 
 def digest(data: bytes) -> str:

@@ -9,7 +9,7 @@ import fcntl
 import functools
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,7 +54,7 @@ def locked(directory: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def write_plans(directory: Path, plans: Iterable[HostPlan]) -> Written:
+def write_plans(directory: Path, plans: Sequence[HostPlan]) -> Written:
     """Write the parts, one ``HOST.json`` each and then ``manifest.json``; remove the plans of hosts
     that are gone, and parts that no plan has any more.
 
@@ -63,7 +63,7 @@ def write_plans(directory: Path, plans: Iterable[HostPlan]) -> Written:
     """
     directory.mkdir(parents=True, exist_ok=True)
     before = _listed(directory / MANIFEST)
-    renderer = Renderer()
+    renderer = Renderer(plans)
     hashes: dict[str, str] = {}
     written = 0
     parts = _Parts(directory / PARTS)

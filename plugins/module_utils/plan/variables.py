@@ -88,6 +88,8 @@ FLEET_VARIABLES: Mapping[str, Variable] = {
     "edgewire_overlay_ipv6": Variable("fd65:6467:6577::/64", convert.ipv6_network),
     "edgewire_relay_ipv4": Variable("100.96.0.0/11", convert.ipv4_network),
     "edgewire_relay_ipv6": Variable("fd65:6467:6577:1::/64", convert.ipv6_network),
+    "edgewire_topology": Variable("bipartite", convert.choice(("bipartite", "full"))),
+    "edgewire_peer_groups": Variable({}, convert.peer_groups),
     "edgewire_services": Variable((), lambda value: value),
     "edgewire_deny_sources": Variable((), lambda value: value),
     "edgewire_deny_spoofed": Variable(False, convert.boolean),

@@ -31,7 +31,7 @@ def keys_for(fleet: Inventory, key_of: KeyOf) -> dict[str, str]:
 
 
 def rendered(plan: FleetPlan) -> dict[str, bytes]:
-    renderer = Renderer()
+    renderer = Renderer(plan.hosts)
     return {host.host: renderer.render(host) for host in plan.hosts}
 
 
@@ -78,6 +78,25 @@ def test_peers_are_mutual_and_only_between_edges_and_workers(
 
 
 @given(data=st.data())
+def test_peers_by_choice(data: st.DataObject, fleets: Fleets, key_of: KeyOf) -> None:
+    """In a full mesh everybody is everybody's peer; in a group all of its members, besides what they are without."""
+    fleet = data.draw(fleets)
+    keys, names = keys_for(fleet, key_of), sorted(fleet["hosts"])
+    plain = {host.host: {peer.name for peer in host.wireguard.peers} for host in plan_fleet(fleet, keys).hosts}
+    members = data.draw(st.lists(st.sampled_from(names), min_size=2, max_size=5, unique=True))
+    grouped = {**fleet, "vars": {**fleet["vars"], "edgewire_peer_groups": {"site": members}}}
+    full = {**fleet, "vars": {**fleet["vars"], "edgewire_topology": "full"}}
+    for host in plan_fleet(grouped, keys).hosts:
+        more = set(members) - {host.host} if host.host in members else set()
+        assert [peer.name for peer in host.wireguard.peers] == sorted(plain[host.host] | more)
+    for host in plan_fleet(full, keys).hosts:
+        assert [peer.name for peer in host.wireguard.peers] == [name for name in names if name != host.host]
+        assert {peer.persistent_keepalive for peer in host.wireguard.peers} <= {
+            fleet["hosts"][host.host]["edgewire_keepalive"]
+        }
+
+
+@given(data=st.data())
 def test_what_peers_may_send_never_overlaps_and_is_not_the_hosts_own(
     data: st.DataObject, fleets: Fleets, key_of: KeyOf
 ) -> None:
@@ -118,7 +137,7 @@ def test_a_plan_survives_json(data: st.DataObject, predict: bool, fleets: Fleets
     keys = keys_for(fleet, key_of)
     del keys["edge1"]
     plan = plan_fleet(fleet, keys, predict=predict)
-    renderer = Renderer()
+    renderer = Renderer(plan.hosts)
     for host in plan.hosts:
         parsed = joined(renderer.render(host), lambda part: json.loads(renderer.parts[part]))
         assert parsed == host.to_dict()

@@ -239,7 +239,19 @@ def unknown_section(fleet: Inventory) -> str:
     return "the inventory: group: unknown key"
 
 
+def unknown_topology(fleet: Inventory) -> str:
+    fleet["vars"]["edgewire_topology"] = "star"
+    return "the fleet: edgewire_topology: 'star' is not one of bipartite, full"
+
+
+def unknown_peer(fleet: Inventory) -> str:
+    fleet["vars"]["edgewire_peer_groups"] = {"site": ["edge1", "worker99"]}
+    return "edgewire_peer_groups.site: 'worker99' is not a host of the fleet"
+
+
 OTHERS = [
+    unknown_topology,
+    unknown_peer,
     duplicate_id,
     derived_collision,
     same_endpoint,
@@ -257,6 +269,21 @@ OTHERS = [
 @pytest.mark.parametrize("spoil", OTHERS)
 def test_a_problem_between_things(spoil: Callable[[Inventory], str], big: Inventory) -> None:
     complaint = spoil(big)
+    assert complaint in message(big)
+
+
+@pytest.mark.parametrize(
+    ("groups", "complaint"),
+    [
+        (["edge1", "edge2"], "is not a mapping of groups to lists of hosts"),
+        ({"site": "edge1"}, "site: 'edge1' is not a list of hosts"),
+        ({"site": ["edge1", 2]}, "site: ['edge1', 2] is not a list of hosts"),
+        ({"site": ["edge1", "edge1"]}, "names a host twice"),
+        ({"site": ["edge1"]}, "is not a list of two hosts or more"),
+    ],
+)
+def test_bad_peer_groups(groups: Any, complaint: str, big: Inventory) -> None:
+    big["vars"]["edgewire_peer_groups"] = groups
     assert complaint in message(big)
 
 
