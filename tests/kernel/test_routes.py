@@ -87,6 +87,19 @@ def test_made_from_nothing_left_alone_and_taken_away(inside: Netns) -> None:
     assert apply(PLAN, absent=True) == []
 
 
+def test_what_a_link_that_flaps_takes_along_is_seen_and_brought_back(inside: Netns) -> None:
+    apply(PLAN)
+    made = everything(inside)
+    inside.run("ip", "link", "set", "d0", "down")
+    inside.run("ip", "link", "set", "d0", "up")
+    inside.run("ip", "address", "replace", "fd99::1/64", "dev", "d0", "nodad")  # IPv6 addresses go as well
+    lost = [step.name for step in backend.preview(PLAN)]
+    assert {"100.64.0.0/11 metric 0", "fd65::/64 metric 1024"} <= set(lost)
+    assert [name for _, _, name in apply(PLAN)] == lost
+    wait_until(lambda: everything(inside) == made, "the kernel's own routes to be back, too")
+    assert apply(PLAN) == []
+
+
 def test_a_changed_route_is_changed_in_place(inside: Netns) -> None:
     apply(PLAN)
     routes = [dict(route) for route in PLAN["routes"]]

@@ -24,6 +24,7 @@ from ansible_collections.edgewire.fleet.plugins.module_utils.steps import Step, 
 NETWORKD_FILE = "etc/systemd/networkd.conf.d/edgewire.conf"
 PROTOCOL_FILE = "etc/iproute2/rt_protos.d/edgewire.conf"
 UNIT = "systemd-networkd.service"
+OUR_NAME = "edgewire"
 _HEADER = "# Made by edgewire.fleet.routes, which removes it with its routes.\n"
 _NETWORKD = "[Network]\nManageForeignRoutes=no\nManageForeignRoutingPolicyRules=no\n"
 
@@ -59,6 +60,23 @@ def networkd_started() -> float | None:
     return time.time() - ago
 
 
+def check_names(table: int, protocol: int, root: Path = Path("/")) -> None:
+    """EdgewireError, naming all, if another tool has given our table or our protocol number a name of its own.
+
+    iproute2 reads NAME and NAME.d/*.conf in these directories; whoever takes a number for itself says so there.
+    """
+    taken = []
+    for name, number, what in (("rt_tables", table, "table"), ("rt_protos", protocol, "protocol number")):
+        for directory in ("etc/iproute2", "usr/share/iproute2", "usr/lib/iproute2"):
+            for path in (root / directory / name, *sorted((root / directory / f"{name}.d").glob("*.conf"))):
+                for line in (_read(path) or "").splitlines():
+                    words = line.partition("#")[0].split()
+                    if len(words) > 1 and _number(words[0]) == number and words[1] != OUR_NAME:
+                        taken.append(f"{what} {number} is called {words[1]} in {path}")
+    if taken:
+        raise EdgewireError(f"in use by another tool, choose other numbers: {'; '.join(taken)}")
+
+
 def plan(
     protocol: int,
     absent: bool,
@@ -69,7 +87,7 @@ def plan(
 
     Taking the file away restarts nothing: networkd minds its own business until it is restarted by somebody else.
     """
-    wanted = {NETWORKD_FILE: _HEADER + _NETWORKD, PROTOCOL_FILE: f"{_HEADER}{protocol}\tedgewire\n"}
+    wanted = {NETWORKD_FILE: _HEADER + _NETWORKD, PROTOCOL_FILE: f"{_HEADER}{protocol}\t{OUR_NAME}\n"}
     steps = []
     for name, content in wanted.items():
         path = root / name
@@ -109,6 +127,13 @@ def _perform(operation: WriteFile | RestartNetworkd) -> None:
     else:
         path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
         write_if_changed(path, operation.content.encode())
+
+
+def _number(text: str) -> int | None:
+    try:
+        return int(text, 0)
+    except ValueError:
+        return None
 
 
 def _shown(content: str | None) -> dict[str, str] | None:

@@ -47,6 +47,8 @@ def apply(params: Mapping[str, Any], check_mode: bool, absent: bool = False, gua
     that do not exist, refusals of the kernel. No route is changed before the first two are checked.
     """
     desired = desired_from_params(params)
+    if params.get("announce") and not absent:
+        announce.check_names(desired.table, desired.protocol)
     files = announce.plan(desired.protocol, absent) if params.get("announce") else []
     guard = guard or Guard("routes", desired.table)
     left = guard.found()

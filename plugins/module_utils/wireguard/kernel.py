@@ -7,8 +7,8 @@ name of UPDATE_ONLY, the flag REPLACE_ALLOWEDIPS with every peer (its constants 
 a changed keepalive erases the peer's allowed IPs and a list cannot be sent in parts. Commands and
 flags are those of include/uapi/linux/wireguard.h.
 
-Tested: encoding and decoding with both pyroute2 versions' codecs against a fake of the kernel. The
-machine this was written on has no kernel WireGuard; a VM with one is where the rest is tested.
+Tested: encoding and decoding with both pyroute2 versions' codecs against a fake of the kernel
+(tests/unit/wireguard), and everything on a kernel's own WireGuard by ``make test-kernel``.
 """
 
 from __future__ import annotations

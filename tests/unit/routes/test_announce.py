@@ -6,9 +6,12 @@ from __future__ import annotations
 
 import configparser
 import os
+import re
 import time
 from pathlib import Path
 
+import pytest
+from ansible_collections.edgewire.fleet.plugins.module_utils.errors import EdgewireError
 from ansible_collections.edgewire.fleet.plugins.module_utils.routes import announce
 
 NETWORKD = ("file", "/etc/systemd/networkd.conf.d/edgewire.conf")
@@ -58,3 +61,20 @@ def test_a_networkd_that_has_not_read_the_file_is_restarted(tmp_path: Path) -> N
     os.utime(tmp_path / announce.NETWORKD_FILE, (long_ago - 5, long_ago - 5))
     assert run(tmp_path, begun=long_ago) == []
     assert run(tmp_path, absent=True, begun=long_ago) == [NETWORKD, PROTOCOL]
+
+
+def test_a_number_that_another_tool_has_named_is_refused(tmp_path: Path) -> None:
+    names = {
+        "etc/iproute2/rt_tables": "255\tlocal\n# 7700 of ours\n7700 vpn # somebody's\n",
+        "usr/share/iproute2/rt_tables.d/x.conf": "0x1e14 other\n7701 fine\n",
+        "etc/iproute2/rt_protos": "158 frr\n",
+        "etc/iproute2/rt_protos.d/edgewire.conf": "158 edgewire\n",
+        "etc/iproute2/rt_protos.d/ignored.txt": "158 ignored\n",
+    }
+    for name, content in names.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(content)
+    with pytest.raises(EdgewireError) as refused:
+        announce.check_names(7700, 158, tmp_path)
+    assert re.findall(r"is called (\S+) in", str(refused.value)) == ["vpn", "other", "frr"]
+    announce.check_names(7702, 159, tmp_path)
