@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("whole_fleet")]
 
 # One flow for each of some source ports, so that both workers are in use; a DNS query every 20 ms on each. Tells, for
-# each flow, the longest time between two answers, in seconds.
+# each flow, the longest time between two answers, and the longest that the probe itself was held up, in seconds.
 PROBE = f"""
 import json, selectors, socket, sys, time
 selector = selectors.DefaultSelector()
@@ -35,9 +35,10 @@ for port in range(45000, 45008):
     flows.append(flow)
 selector.register(sys.stdin, selectors.EVENT_READ, None)
 heard = [time.monotonic()] * len(flows)
-sent, back, longest, stop = 0, 0, [0.0] * len(flows), False
+sent, back, longest, stop, held_up, last = 0, 0, [0.0] * len(flows), False, 0.0, time.monotonic()
 print("begun", flush=True)
 while not stop:
+    held_up, last = max(held_up, time.monotonic() - last), time.monotonic()
     for flow in flows:
         try:
             flow.send(QUERY)
@@ -59,7 +60,8 @@ while not stop:
             longest[key.data] = max(longest[key.data], now - heard[key.data])
             heard[key.data], back = now, back + 1
 now = time.monotonic()
-print(json.dumps({{"sent": sent, "back": back, "longest": [max(a, now - b) for a, b in zip(longest, heard)]}}))
+print(json.dumps({{"sent": sent, "back": back, "held_up": held_up,
+    "longest": [max(a, now - b) for a, b in zip(longest, heard)]}}))
 """
 
 
