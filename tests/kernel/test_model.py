@@ -308,6 +308,21 @@ def test_edge_xdp_does_what_the_model_says(edge_programs: Programs, dead: frozen
     assert_deep(comparison, *ways, "source_denied", *(["relay", "lead"] if len(dead) < 2 else []))
 
 
+def test_edge_xdp_drops_what_no_service_wants_as_the_model_says(edge_programs: Programs) -> None:
+    wanted = edge_state.EdgeWanted(**{**vars(EDGE), "drop_unserved": True})
+    fill_edge(edge_programs.maps, wanted)
+    tables, run = edge_tables(wanted), PoisonedRunner(edge_programs.fds["edge_xdp"])
+    comparison = Comparison(
+        "edge",
+        edge_programs.maps,
+        functools.partial(edge.ingress, tables=tables),
+        lambda packet: xdp_verdict(run(packet), packet),
+    )
+    frames = framed(requests())
+    comparison.run(packets_of([*frames, *tagged(frames[::3])], 14, 0.2))
+    assert_deep(comparison, "pass", "relay", "follow", "not_a_service")
+
+
 def test_edge_handoff_leaves_alone_what_has_no_mark(edge_programs: Programs) -> None:
     """The mark is metadata, so no packet's own bytes can be taken for it."""
     run = Runner(edge_programs.fds["edge_handoff"])

@@ -33,6 +33,7 @@ from ansible_collections.edgewire.fleet.tests.model.packet import (
     wrap6,
 )
 
+ICMP, ICMP6 = 1, 58
 # The protocols of VLAN tags: IEEE 802.1Q and 802.1ad.
 VLAN, SERVICE_VLAN = 0x8100, 0x88A8
 # XDP looks no further into a packet for its UDP header.
@@ -104,6 +105,7 @@ class Tables:
     services: Sequence[Service]
     backends: Mapping[int, Backend]
     workers: Mapping[str, Worker]
+    drops_unserved: bool = False
 
     def service_of(self, vip: bytes, port: int) -> Service | None:
         """The service that has a port of a VIP; no two have the same."""
@@ -167,9 +169,25 @@ def ingress(frame: bytes, tables: Tables) -> Outcome:
     if len(frame) < 14:
         return PASS
     packet, ethertype = frame[14:], word(frame, 12)
+    outcome = PASS
     if ethertype == IPV4:
-        return _ingress4(packet, tables)
-    return _ingress6(packet, tables) if ethertype == IPV6 else PASS
+        outcome = _ingress4(packet, tables)
+    elif ethertype == IPV6:
+        outcome = _ingress6(packet, tables)
+    if outcome == PASS and tables.drops_unserved and _is_unserved(packet, ethertype, tables):
+        return drop("not_a_service")
+    return outcome
+
+
+def _is_unserved(packet: bytes, ethertype: int, tables: Tables) -> bool:
+    """Whether a packet that is left to the host is for a VIP, and not ICMP."""
+    vips = {service.vip for service in tables.services}
+    if ethertype == IPV4:
+        return len(packet) >= 20 and packet[9] != ICMP and packet[16:20] in vips
+    if ethertype != IPV6 or len(packet) < 40:
+        return False
+    place = find_udp(packet[40:], packet[6], LONGEST_CHAIN)
+    return place.following != ICMP6 and packet[24:40] in vips
 
 
 def _ingress4(packet: bytes, tables: Tables) -> Outcome:

@@ -33,7 +33,9 @@ def edge_tables(wanted: EdgeWanted) -> edge.Tables:
         name: edge.Worker(packed(relays.ipv4), packed(relays.ipv6), name in wanted.dead_workers)
         for name, relays in wanted.workers.items()
     }
-    return edge.Tables(packed(wanted.relays.ipv4), packed(wanted.relays.ipv6), services, backends, workers)
+    return edge.Tables(
+        packed(wanted.relays.ipv4), packed(wanted.relays.ipv6), services, backends, workers, wanted.drop_unserved
+    )
 
 
 def worker_tables(wanted: WorkerWanted, flows: MutableMapping[worker.FlowKey, worker.Flow]) -> worker.Tables:
