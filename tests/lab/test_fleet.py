@@ -13,7 +13,9 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from secrets import token_urlsafe
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -36,6 +38,7 @@ from .support import (
     asked_by,
     changed_tasks,
     kernel_state,
+    kill_all,
     map_id,
     recap,
     told_by,
@@ -246,24 +249,63 @@ def test_bad_input_is_refused_in_one_message_before_any_host_is_touched(lab: Lab
     assert recap(result.stdout).keys() <= {"edge1"}  # the one host whose turn it is to run the planner
 
 
-def test_no_secret_shows_anywhere(lab: Lab) -> None:
+@contextmanager
+def watched_processes(lab: Lab, directory: Path) -> Iterator[None]:
+    """All processes of the boxes and of the controller, with arguments and environment, many times, into files."""
+    look = "while :; do ps auxwwe; sleep 0.2; done"
+    commands = {box: [str(lab.root / "lab/run"), box, "sh", "-c", look] for box in FLEET}
+    commands["controller"] = ["sh", "-c", look]
+    watches = []
+    for name, command in commands.items():
+        with (directory / f"{name}.ps").open("wb") as output:
+            watches.append(subprocess.Popen(command, stdout=output, stdin=subprocess.DEVNULL))
+    try:
+        yield
+    finally:
+        for watch in watches:
+            kill_all(watch.pid)
+            watch.wait()
+
+
+def test_no_secret_shows_anywhere(lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Private keys, preshared keys, and the secret that these are made of, while all of them are made and changed."""
+    monkeypatch.setenv("ANSIBLE_CACHE_PLUGIN", "jsonfile")
+    monkeypatch.setenv("ANSIBLE_CACHE_PLUGIN_CONNECTION", str(tmp_path / "facts"))
+    secret = token_urlsafe(40)
+    extra = tmp_path / "secret.yml"
+    extra.write_text(f"edgewire_preshared_secret: {secret}\n")
     private = {box: lab.run(box, "cat", "/etc/edgewire/wireguard/wg0.key").stdout.strip() for box in FLEET}
-    hexadecimal = [base64.b64decode(key).hex() for key in private.values()]
     # New keys for one host, so that the run handles secrets and does not just look at them.
     lab.run("edge2", "rm", "/etc/edgewire/wireguard/wg0.key")
-    loud = lab.playbook("edgewire.fleet.site", "-vvvvv", "--diff")
+    with watched_processes(lab, tmp_path):
+        lab.ansible("edgewire", "ansible.builtin.setup", "-a", "gather_subset=!all")
+        loud = lab.playbook("edgewire.fleet.site", "-vvvvv", "--diff", "-e", f"@{extra}")
+        checked = lab.playbook("edgewire.fleet.verify", "-vvvvv", "-e", f"@{extra}")
     private["edge2, new"] = lab.run("edge2", "cat", "/etc/edgewire/wireguard/wg0.key").stdout.strip()
     assert private["edge2, new"] != private["edge2"]
+    preshared = {
+        line.split()[1]
+        for box in FLEET
+        for line in lab.run(box, "wg", "show", "wg0", "preshared-keys").stdout.splitlines()
+    }
+    assert len(preshared) == 4  # one a pair
+    lab.playbook("edgewire.fleet.site")  # and away with them
     lab.playbook("edgewire.fleet.verify")
-    places = [loud.stdout, loud.stderr]
+
+    places = [loud.stdout, loud.stderr, checked.stdout, checked.stderr]
     for box in FLEET:
         places.append(lab.run(box, "journalctl", "--no-pager").stdout)
-        places.append(lab.run(box, "ps", "auxwwe").stdout)
         places.append(lab.run(box, "cat", "/etc/edgewire/plan.json").stdout)
+        seen = (tmp_path / f"{box}.ps").read_text(errors="replace")
+        assert "/usr/bin/python3" in seen  # modules at work
+        places += [seen, (tmp_path / "facts" / box).read_text()]
+    places.append((tmp_path / "controller.ps").read_text(errors="replace"))
+    places += [path.read_text() for path in (lab.root / "inventories/lab").rglob("*") if path.is_file()]
     text = "\n".join(places)
-    for secret in (*private.values(), *hexadecimal):
-        assert len(secret) >= 44
-        assert secret not in text
+    hidden = {*private.values(), *preshared}
+    for value in (secret, *hidden, *(base64.b64decode(key).hex() for key in hidden)):
+        assert len(value) >= 40
+        assert value not in text
 
 
 def test_without_its_programs_a_worker_delivers_relayed_packets_to_nobody(lab: Lab) -> None:
