@@ -9,6 +9,7 @@
  *   edge_egress   TC ingress on WireGuard   worker -> edge     becomes  VIP -> client
  */
 #include "kernel.h"
+#include "drain.h"
 #include "drops.h"
 #include "edge_fragments.h"
 #include "edge_maps.h"
@@ -66,7 +67,7 @@ static __always_inline int forward(struct xdp_md *ctx, struct ethhdr *ethernet, 
 	struct service *service;
 	struct choice choice;
 	struct udphdr *udp;
-	__u32 ip_bytes, reason;
+	__u32 ip_bytes, place, reason;
 	int error;
 	__be16 fragment;
 
@@ -106,9 +107,20 @@ static __always_inline int forward(struct xdp_md *ctx, struct ethhdr *ethernet, 
 		return xdp_drop(DROP_OPTIONS_TOO_LONG);
 	if (!address_is_set(&config->relay))
 		return xdp_drop(DROP_NOT_CONFIGURED);
-	error = pick_backend(service, ip->saddr, udp, &choice);
+	place = place_of(service, ip->saddr, udp);
+	error = pick_backend(service, place, &choice);
 	if (error)
 		return xdp_drop(-error);
+	if (service->flags & SERVICE_DRAINING) {
+		struct moved_key flow = {
+			.vip = address_of_v4(ip->daddr),
+			.client = address_of_v4(ip->saddr),
+			.port = udp->dest,
+			.client_port = udp->source,
+		};
+
+		ask_old_backend(service, place, &flow, &choice);
+	}
 
 	kept_ethernet = *ethernet;
 	kept_ip = *ip;
@@ -121,6 +133,8 @@ static __always_inline int forward(struct xdp_md *ctx, struct ethhdr *ethernet, 
 	out->eth = kept_ethernet;
 	relay_wrap(&out->relay, &kept_ip, config->relay.word[3], choice.worker->relay.word[3],
 		   choice.backend->endpoint_id, kept_ip.saddr, kept_ip.ttl - 1);
+	if (choice.stage != RELAY_PLAIN)
+		relay_set_stage(&out->relay, choice.stage);
 	count_in(choice.backend->stats_index, ip_bytes);
 	return XDP_PASS;
 }
@@ -139,7 +153,7 @@ static __always_inline int forward6(struct xdp_md *ctx, struct ethhdr *ethernet,
 	struct choice choice;
 	struct udp_place place;
 	struct udphdr *udp;
-	__u32 payload_bytes, reason;
+	__u32 payload_bytes, table_place, reason;
 	int error;
 
 	if ((void *)(ip + 1) > data_end || ip->version != 6)
@@ -149,7 +163,7 @@ static __always_inline int forward6(struct xdp_md *ctx, struct ethhdr *ethernet,
 
 		if ((void *)(options + 4) > data_end)
 			return XDP_PASS;
-		if (options[2] == RELAY6_OPTION_TYPE)
+		if (is_relay6_type(options[2]))
 			return xdp_drop(DROP_RELAY_FROM_OUTSIDE);
 	}
 	if (find_udp(ip + 1, data_end, ip->nexthdr, &place))
@@ -175,9 +189,20 @@ static __always_inline int forward6(struct xdp_md *ctx, struct ethhdr *ethernet,
 		return xdp_drop(DROP_TTL_EXPIRED);
 	if (!address_is_set(&config->relay6))
 		return xdp_drop(DROP_NOT_CONFIGURED);
-	error = pick_backend(service, client_word(&client), udp, &choice);
+	table_place = place_of(service, client_word(&client), udp);
+	error = pick_backend(service, table_place, &choice);
 	if (error)
 		return xdp_drop(-error);
+	if (service->flags & SERVICE_DRAINING) {
+		struct moved_key flow = {
+			.vip = vip,
+			.client = client,
+			.port = udp->dest,
+			.client_port = udp->source,
+		};
+
+		ask_old_backend(service, table_place, &flow, &choice);
+	}
 
 	kept_ethernet = *ethernet;
 	kept_ip = *ip;
@@ -190,6 +215,8 @@ static __always_inline int forward6(struct xdp_md *ctx, struct ethhdr *ethernet,
 	out->eth = kept_ethernet;
 	relay6_wrap(&out->relay, &kept_ip, &config->relay6, &choice.worker->relay6, choice.backend->endpoint_id,
 		    &client, kept_ip.hop_limit - 1);
+	if (choice.stage != RELAY_PLAIN)
+		relay6_set_stage(&out->relay, choice.stage);
 	count_in(choice.backend->stats_index, sizeof(kept_ip) + payload_bytes);
 	return XDP_PASS;
 }
@@ -334,6 +361,55 @@ static __always_inline int replies_from_its_port(struct __sk_buff *skb, __u32 of
 	return port >= bpf_ntohs(backend->port) && port <= bpf_ntohs(backend->last_port);
 }
 
+/* A client's packet that a worker returned, because it does not know the flow: on to the flow's new backend. */
+static __always_inline int pass_on(struct __sk_buff *skb, const struct edge_config *config, struct relay_header *relay,
+				   const struct backend *old)
+{
+	__be32 client = relay->option.client;
+	struct moved_key flow = {.vip = old->vip, .client = address_of_v4(client)};
+	struct service *service;
+	struct choice choice;
+	struct udphdr udp;
+	int error;
+
+	if (bpf_skb_load_bytes(skb, relay->ip.ihl * 4, &udp, sizeof(udp)))
+		return tc_drop(DROP_MALFORMED);
+	service = find_service(config, old->vip.word[3], udp.dest);
+	if (!service)
+		return tc_drop(DROP_NO_BACKEND);
+	flow.port = udp.dest;
+	flow.client_port = udp.source;
+	error = move_flow(service, place_of(service, client, &udp), &flow, old, &choice);
+	if (error)
+		return tc_drop(-error);
+	relay_turn(relay, config->relay.word[3], choice.worker->relay.word[3], choice.backend->endpoint_id,
+		   RELAY_PLAIN);
+	return tunnel_turn(skb, relay, sizeof(*relay), config->wireguard_ifindex);
+}
+
+static __always_inline int pass_on6(struct __sk_buff *skb, const struct edge_config *config,
+				    struct relay6_header *relay, const struct backend *old, __u32 udp_offset)
+{
+	struct moved_key flow = {.vip = old->vip, .client = *(struct address *)relay->option.client};
+	struct service *service;
+	struct choice choice;
+	struct udphdr udp;
+	int error;
+
+	if (bpf_skb_load_bytes(skb, udp_offset, &udp, sizeof(udp)))
+		return tc_drop(DROP_MALFORMED);
+	service = find_service6(config, &old->vip, udp.dest);
+	if (!service)
+		return tc_drop(DROP_NO_BACKEND);
+	flow.port = udp.dest;
+	flow.client_port = udp.source;
+	error = move_flow(service, place_of(service, client_word(&flow.client), &udp), &flow, old, &choice);
+	if (error)
+		return tc_drop(-error);
+	relay6_turn(relay, &config->relay6, &choice.worker->relay6, choice.backend->endpoint_id, RELAY_PLAIN);
+	return tunnel_turn(skb, relay, sizeof(*relay), config->wireguard_ifindex);
+}
+
 static __always_inline int bring_back(struct __sk_buff *skb, const struct edge_config *config)
 {
 	struct relay_header relay;
@@ -356,6 +432,10 @@ static __always_inline int bring_back(struct __sk_buff *skb, const struct edge_c
 		return tc_drop(reason);
 	if (relay.ip.ttl <= 1)
 		return tc_drop(DROP_TTL_EXPIRED);
+	if (relay.option.stage == RELAY_RETURNED)
+		return pass_on(skb, config, &relay, backend);
+	if (relay.option.stage != RELAY_PLAIN)
+		return tc_drop(DROP_BAD_OPTION);
 	/* Later fragments have no ports; without a first one, which has, they come to nothing. */
 	if (!(relay.ip.frag_off & bpf_htons(IP_FRAGMENT_OFFSET_MASK)) &&
 	    !replies_from_its_port(skb, relay.ip.ihl * 4, backend))
@@ -392,6 +472,13 @@ static __always_inline int bring_back6(struct __sk_buff *skb, const struct edge_
 	if (relay.ip.hop_limit <= 1)
 		return tc_drop(DROP_TTL_EXPIRED);
 	no_udp = find_udp_skb(skb, sizeof(relay), relay.option.next_header, &place);
+	if (relay6_stage(&relay.option) == RELAY_RETURNED) {
+		if (no_udp)
+			return tc_drop(DROP_NOT_RELAYED);
+		return pass_on6(skb, config, &relay, backend, sizeof(relay) + place.offset);
+	}
+	if (relay6_stage(&relay.option) != RELAY_PLAIN)
+		return tc_drop(DROP_BAD_OPTION);
 	if (!(place.fragment & bpf_htons(IP6_FRAGMENT_OFFSET_MASK))) {
 		if (no_udp)
 			return tc_drop(DROP_NOT_RELAYED);

@@ -62,6 +62,7 @@ struct service {
 	__u32 filter;  /* index of ew_filters, 0: everybody may send as much as they like */
 };
 #define SERVICE_AFFINITY_CLIENT 1  /* all flows of a client go to one backend */
+#define SERVICE_DRAINING 2         /* right behind the table lies the one with the backends that drain, of its size */
 
 struct backend {
 	__be32 endpoint_id;  /* 0: free slot */
@@ -70,6 +71,7 @@ struct backend {
 	__be16 port;
 	__be16 last_port;
 	struct address vip;
+	__u64 asked_until;  /* ns of CLOCK_MONOTONIC; while its service drains: until when flows stay here */
 };
 
 /* One entry stands for all backends on a worker, so one write takes them all out of service and back. */
@@ -122,6 +124,14 @@ struct source_rate_key {
 	__be32 network[2];
 };
 
+/* A flow that its old backend did not know, and so is the new one's. */
+struct moved_key {
+	struct address vip;
+	struct address client;
+	__be16 port;
+	__be16 client_port;
+};
+
 BPF_TABLE("array", __u32, struct edge_config, ew_config, 1);
 BPF_TABLE("hash", struct service_key, struct service, ew_services, MAX_SERVICES);
 BPF_TABLE("hash", struct service6_key, struct service, ew_services6, MAX_SERVICES);
@@ -131,6 +141,8 @@ BPF_TABLE("array", __u32, __u32, ew_lut, MAX_LUT);
 BPF_TABLE("array", __u32, struct backend, ew_backends, MAX_BACKENDS);
 BPF_TABLE("array", __u32, struct worker, ew_workers, MAX_WORKERS);
 BPF_TABLE("hash", __be32, __u32, ew_endpoints, MAX_BACKENDS);
+/* The old backend's asked_until of that time: in a later drain the flow is asked for again. State; it may be forgotten. */
+BPF_TABLE("lru_hash", struct moved_key, __u64, ew_moved, MAX_MOVED);
 /*
  * What the backends that a service no longer has had counted: its own counters are its backends' and these together.
  * No program looks here, so that a packet costs one counter, whatever is told apart.

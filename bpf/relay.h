@@ -3,8 +3,8 @@
 /*
  * The relay option: what the rewrite of the addresses displaced, carried right behind the base header. In IPv4 it is an
  * option (RFC 791 section 3.1) of the experimental number 158 (RFC 4727), whose copied flag puts it into every
- * fragment. In IPv6 it is a destination options header (RFC 8200 section 4.6) with the experimental option 0x5e
- * (RFC 4727), whose first bits say "discard where it is not known". It exists only inside WireGuard.
+ * fragment. In IPv6 it is a destination options header (RFC 8200 section 4.6) with an experimental option (RFC 4727),
+ * whose first bits say "discard where it is not known". It exists only inside WireGuard.
  */
 #ifndef EDGEWIRE_RELAY_H
 #define EDGEWIRE_RELAY_H
@@ -17,11 +17,23 @@
 #define RELAY_OPTION_VERSION 1
 #define RELAY6_OPTION_TYPE 0x5e
 
+/*
+ * What a packet is on its way for. A byte of the IPv4 option; in IPv6, where no byte is free, one of the experimental
+ * option's numbers each: 0x5e, 0x7e, 0x9e.
+ */
+enum relay_stage {
+	RELAY_PLAIN,
+	RELAY_ASK,       /* to a worker: only if the flow is known there; else it goes elsewhere from now on */
+	RELAY_RETURNED,  /* back to the edge: the flow is not known */
+	RELAY_STAGES,
+};
+#define RELAY6_STAGE_SHIFT 5
+
 struct relay_option {
 	__u8 type;
 	__u8 length;
 	__u8 version;
-	__u8 hops;
+	__u8 stage;
 	__be32 endpoint_id;
 	__be32 client;
 };
@@ -51,7 +63,7 @@ struct relay6_header {
 	struct relay6_option option;
 };
 
-/* The first four bytes of the option as one word in network order, hops 0. */
+/* The first four bytes of the option as one word in network order, stage RELAY_PLAIN. */
 static __always_inline __be32 relay_option_head(void)
 {
 	return bpf_htonl(RELAY_OPTION_TYPE << 24 | (__u32)sizeof(struct relay_option) << 16 |
@@ -115,7 +127,61 @@ static __always_inline void relay_unwrap(struct iphdr *ip, const struct relay_he
 	ip->check = checksum_close(sum);
 }
 
-/* The same for IPv6, whose base header has no checksum. */
+/* Whether an IPv6 option's type is one of the relay's, a later version's included. */
+static __always_inline int is_relay6_type(__u8 type)
+{
+	return (type & 0x1f) == (RELAY6_OPTION_TYPE & 0x1f) && type >= RELAY6_OPTION_TYPE;
+}
+
+static __always_inline __u32 relay6_stage(const struct relay6_option *option)
+{
+	return (__u8)(option->type - RELAY6_OPTION_TYPE) >> RELAY6_STAGE_SHIFT;
+}
+
+/* Give a relay header that relay_wrap made another stage. */
+static __always_inline void relay_set_stage(struct relay_header *relay, enum relay_stage stage)
+{
+	__u64 sum = checksum_open(relay->ip.check);
+	__be16 before = ((__be16 *)&relay->option)[1];
+
+	relay->option.stage = stage;
+	relay->ip.check = checksum_close(checksum_replace16(sum, before, ((__be16 *)&relay->option)[1]));
+}
+
+static __always_inline void relay6_set_stage(struct relay6_header *relay, enum relay_stage stage)
+{
+	relay->option.type = RELAY6_OPTION_TYPE + (stage << RELAY6_STAGE_SHIFT);
+}
+
+/* Send a relayed packet on between relays: new addresses, endpoint and stage, one hop less, checksum kept right. */
+static __always_inline void relay_turn(struct relay_header *relay, __be32 from, __be32 to, __be32 endpoint_id,
+				       enum relay_stage stage)
+{
+	__u64 sum = checksum_open(relay->ip.check);
+	__be16 before = ((__be16 *)&relay->ip)[4];
+
+	sum = checksum_replace32(sum, relay->ip.saddr, from);
+	sum = checksum_replace32(sum, relay->ip.daddr, to);
+	sum = checksum_replace32(sum, relay->option.endpoint_id, endpoint_id);
+	relay->ip.ttl -= 1;
+	relay->ip.saddr = from;
+	relay->ip.daddr = to;
+	relay->option.endpoint_id = endpoint_id;
+	relay->ip.check = checksum_close(checksum_replace16(sum, before, ((__be16 *)&relay->ip)[4]));
+	relay_set_stage(relay, stage);
+}
+
+static __always_inline void relay6_turn(struct relay6_header *relay, const struct address *from,
+					const struct address *to, __be32 endpoint_id, enum relay_stage stage)
+{
+	relay->ip.hop_limit -= 1;
+	*(struct address *)&relay->ip.saddr = *from;
+	*(struct address *)&relay->ip.daddr = *to;
+	relay->option.endpoint_id = endpoint_id;
+	relay6_set_stage(relay, stage);
+}
+
+/* As relay_wrap, for IPv6, whose base header has no checksum. */
 static __always_inline void relay6_wrap(struct relay6_header *relay, const struct ipv6hdr *ip,
 					const struct address *from, const struct address *to, __be32 endpoint_id,
 					const struct address *client, __u8 hop_limit)

@@ -4,7 +4,9 @@
 #ifndef EDGEWIRE_SERVICES_H
 #define EDGEWIRE_SERVICES_H
 
+#include "drops.h"
 #include "edge_maps.h"
+#include "relay.h"
 
 static __always_inline struct service *find_service(const struct edge_config *config, __be32 vip, __be16 port)
 {
@@ -48,10 +50,11 @@ static __always_inline __u32 flow_hash(__u32 client, __u32 ports)
 	return hash ^ hash >> 16;
 }
 
-/* A backend and the worker that it is on. */
+/* A backend, the worker that it is on, and what a packet goes there for. */
 struct choice {
 	struct backend *backend;
 	struct worker *worker;
+	enum relay_stage stage;
 };
 
 /* How far a flow looks for a live worker along its service's table. */
@@ -85,17 +88,22 @@ static __always_inline int probe_on(const struct service *service, __u32 place, 
 	return -DROP_NO_BACKEND;
 }
 
-/* The backend of a flow, and its worker. 0, or the reason where there is none, as a negative number. */
-static __always_inline int pick_backend(const struct service *service, __u32 client, const struct udphdr *udp,
-					struct choice *choice)
+/* A flow's place in its service's table. */
+static __always_inline __u32 place_of(const struct service *service, __u32 client, const struct udphdr *udp)
 {
 	__u32 ports = service->flags & SERVICE_AFFINITY_CLIENT ? 0 : (__u32)udp->source << 16 | udp->dest;
-	__u32 place;
+
+	return (__u64)flow_hash(client, ports) * service->lut_size >> 32;
+}
+
+/* The backend at a place, and its worker. 0, or the reason where there is none, as a negative number. */
+static __always_inline int pick_backend(const struct service *service, __u32 place, struct choice *choice)
+{
 	int error;
 
+	choice->stage = RELAY_PLAIN;
 	if (!service->lut_size)
 		return -DROP_NO_BACKEND;
-	place = (__u64)flow_hash(client, ports) * service->lut_size >> 32;
 	error = read_choice(service->lut_offset + place, choice);
 	if (!error && choice->worker->state != WORKER_LIVE)
 		error = probe_on(service, place, choice);

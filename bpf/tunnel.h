@@ -40,7 +40,7 @@ static __always_inline enum tunnel_packet tunnel_read(struct __sk_buff *skb, str
 		*reason = DROP_NOT_RELAYED;
 		return TUNNEL_DROP;
 	}
-	if (relay->option.version != RELAY_OPTION_VERSION) {
+	if (relay->option.version != RELAY_OPTION_VERSION || relay->option.stage >= RELAY_STAGES) {
 		*reason = DROP_BAD_OPTION;
 		return TUNNEL_DROP;
 	}
@@ -65,11 +65,12 @@ static __always_inline enum tunnel_packet tunnel_read6(struct __sk_buff *skb, st
 		*reason = DROP_MALFORMED;
 		return TUNNEL_DROP;
 	}
-	if (relay->option.type != RELAY6_OPTION_TYPE) {
+	if (!is_relay6_type(relay->option.type)) {
 		*reason = DROP_NOT_RELAYED;
 		return TUNNEL_DROP;
 	}
-	if (relay->option.header_length != RELAY6_HEADER_LENGTH || relay->option.length != RELAY6_OPTION_LENGTH) {
+	if (relay->option.header_length != RELAY6_HEADER_LENGTH || relay->option.length != RELAY6_OPTION_LENGTH ||
+	    relay6_stage(&relay->option) >= RELAY_STAGES) {
 		*reason = DROP_BAD_OPTION;
 		return TUNNEL_DROP;
 	}
@@ -114,6 +115,14 @@ static __always_inline long tunnel_wrap6(struct __sk_buff *skb, const struct rel
 	if (error)
 		return error;
 	return bpf_skb_store_bytes(skb, ETH_HLEN, relay, sizeof(*relay), 0);
+}
+
+/* Store a relay header that relay_turn changed, and send the packet back into WireGuard. */
+static __always_inline int tunnel_turn(struct __sk_buff *skb, const void *relay, __u32 bytes, __u32 ifindex)
+{
+	if (bpf_skb_store_bytes(skb, 0, relay, bytes, 0))
+		return tc_drop(DROP_REWRITE_FAILED);
+	return bpf_redirect(ifindex, 0);
 }
 
 /*

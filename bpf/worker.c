@@ -10,6 +10,7 @@
  */
 #include "kernel.h"
 #include "drops.h"
+#include "events.h"
 #include "extensions.h"
 #include "fragments.h"
 #include "relay.h"
@@ -18,6 +19,19 @@
 #include "tunnel.h"
 #include "worker_maps.h"
 
+static __always_inline __u32 ticks(void)
+{
+	return bpf_ktime_get_coarse_ns() >> TICK_SHIFT;
+}
+
+static __always_inline void touch_flow(struct flow *flow)
+{
+	__u32 now = ticks();
+
+	if (flow->last_seen != now)
+		flow->last_seen = now;
+}
+
 static __always_inline void remember_flow(struct flow_key *key, struct flow *flow)
 {
 	struct flow *known = ew_flows.lookup(key);
@@ -25,9 +39,43 @@ static __always_inline void remember_flow(struct flow_key *key, struct flow *flo
 	/* A lookup is far cheaper than an insert, and nearly every packet belongs to a flow that is known already. */
 	if (known && known->endpoint_id == flow->endpoint_id && known->port == flow->port &&
 	    known->flags == flow->flags &&
-	    address_equal(&known->edge_relay, &flow->edge_relay) && address_equal(&known->vip, &flow->vip))
+	    address_equal(&known->edge_relay, &flow->edge_relay) && address_equal(&known->vip, &flow->vip)) {
+		touch_flow(known);
 		return;
+	}
+	flow->last_seen = ticks();
 	ew_flows.update(key, flow);
+}
+
+/* Where a port of an endpoint's VIP is in the container. 0, or negative where the endpoint does not have the port. */
+static __always_inline int container_port_of(const struct endpoint *endpoint, __be16 vip_port, __be16 *container_port)
+{
+	__u16 port = bpf_ntohs(vip_port);
+
+	if (port < bpf_ntohs(endpoint->port) || port > bpf_ntohs(endpoint->last_port))
+		return -1;
+	*container_port = bpf_htons(bpf_ntohs(endpoint->container_port) + (port - bpf_ntohs(endpoint->port)));
+	return 0;
+}
+
+/*
+ * The answer to RELAY_ASK: whether the flow of the packet whose UDP header is at `udp_offset` is known here, has come
+ * through this endpoint, and has not been silent for too long.
+ */
+static __always_inline int has_flow(struct __sk_buff *skb, __u32 udp_offset, const struct endpoint *endpoint,
+				    const struct address *client, __be32 endpoint_id)
+{
+	struct flow_key key = {.container = endpoint->container, .client = *client};
+	struct flow *flow;
+	struct udphdr udp;
+
+	if (bpf_skb_load_bytes(skb, udp_offset, &udp, sizeof(udp)) ||
+	    container_port_of(endpoint, udp.dest, &key.container_port))
+		return 0;
+	key.client_port = udp.source;
+	flow = ew_flows.lookup(&key);
+	return flow && flow->endpoint_id == endpoint_id && flow->port == udp.dest &&
+	       ticks() - flow->last_seen <= endpoint->idle;
 }
 
 /* The endpoint that a packet from an edge is for; 0 with *reason where edge or endpoint is not known here. */
@@ -63,14 +111,11 @@ static __always_inline int deliver(struct __sk_buff *skb, const struct worker_co
 	};
 	struct udphdr udp;
 	__be16 container_port;
-	__u16 port;
 
 	if (bpf_skb_load_bytes(skb, udp_offset, &udp, sizeof(udp)))
 		return tc_drop(DROP_MALFORMED);
-	port = bpf_ntohs(udp.dest);
-	if (port < bpf_ntohs(endpoint->port) || port > bpf_ntohs(endpoint->last_port))
+	if (container_port_of(endpoint, udp.dest, &container_port))
 		return tc_drop(DROP_UNKNOWN_ENDPOINT);
-	container_port = bpf_htons(bpf_ntohs(endpoint->container_port) + (port - bpf_ntohs(endpoint->port)));
 	if (translate_address(skb, udp_offset, &endpoint->vip, &endpoint->container) ||
 	    translate_port(skb, udp_offset, offsetof(struct udphdr, dest), udp.dest, container_port))
 		return tc_drop(DROP_REWRITE_FAILED);
@@ -115,12 +160,20 @@ static __always_inline int take_in(struct __sk_buff *skb, const struct worker_co
 		return tc_drop(DROP_TTL_EXPIRED);
 	if (!address_is_v4(&endpoint->container))
 		return tc_drop(DROP_UNKNOWN_ENDPOINT);
+	if (relay.option.stage > RELAY_ASK)
+		return tc_drop(DROP_BAD_OPTION);
+	client = address_of_v4(relay.option.client);
+	if (relay.option.stage == RELAY_ASK &&
+	    !has_flow(skb, relay.ip.ihl * 4, endpoint, &client, relay.option.endpoint_id)) {
+		count_event(EVENT_RETURNED);
+		relay_turn(&relay, config->relay.word[3], edge.word[3], relay.option.endpoint_id, RELAY_RETURNED);
+		return tunnel_turn(skb, &relay, sizeof(relay), config->wireguard_ifindex);
+	}
 	relay_unwrap(&ip, &relay, relay.option.client, endpoint->container.word[3], relay.ip.ttl - 1);
 	if (tunnel_strip(skb, &ip))
 		return tc_drop(DROP_REWRITE_FAILED);
 	if (ip.frag_off & bpf_htons(IP_FRAGMENT_OFFSET_MASK))
 		return deliver_later_fragment(skb, config, endpoint, bpf_ntohs(ip.tot_len));
-	client = address_of_v4(relay.option.client);
 	return deliver(skb, config, ip.ihl * 4, endpoint, &client, &edge, relay.option.endpoint_id,
 		       bpf_ntohs(ip.tot_len));
 }
@@ -151,7 +204,18 @@ static __always_inline int take_in6(struct __sk_buff *skb, const struct worker_c
 		return tc_drop(DROP_TTL_EXPIRED);
 	if (address_is_v4(&endpoint->container))
 		return tc_drop(DROP_UNKNOWN_ENDPOINT);
+	if (relay6_stage(&relay.option) > RELAY_ASK)
+		return tc_drop(DROP_BAD_OPTION);
 	client = *(struct address *)relay.option.client;
+	if (relay6_stage(&relay.option) == RELAY_ASK) {
+		if (find_udp_skb(skb, sizeof(relay), relay.option.next_header, &place))
+			return tc_drop(DROP_NOT_RELAYED);
+		if (!has_flow(skb, sizeof(relay) + place.offset, endpoint, &client, relay.option.endpoint_id)) {
+			count_event(EVENT_RETURNED);
+			relay6_turn(&relay, &config->relay6, &edge, relay.option.endpoint_id, RELAY_RETURNED);
+			return tunnel_turn(skb, &relay, sizeof(relay), config->wireguard_ifindex);
+		}
+	}
 	relay6_unwrap(&ip, &relay, &client, &endpoint->container, relay.ip.hop_limit - 1);
 	if (tunnel_strip6(skb, &ip))
 		return tc_drop(DROP_REWRITE_FAILED);
@@ -322,6 +386,7 @@ static __always_inline int send_back(struct __sk_buff *skb, const struct worker_
 		return TC_ACT_STOLEN;
 	if (translate_reply(skb, udp_offset, &key, flow))
 		return tc_drop(DROP_REWRITE_FAILED);
+	touch_flow(flow);
 	if (flow->flags & ENDPOINT_DIRECT)
 		return reply_directly(skb, config, &ip, &flow->vip, flow->stats_index);
 	relay_wrap(&relay, &ip, config->relay.word[3], flow->edge_relay.word[3], flow->endpoint_id, ip.daddr,
@@ -364,6 +429,7 @@ static __always_inline int send_back6(struct __sk_buff *skb, const struct worker
 		return TC_ACT_STOLEN;
 	if (translate_reply(skb, udp_offset, &key, flow))
 		return tc_drop(DROP_REWRITE_FAILED);
+	touch_flow(flow);
 	if (flow->flags & ENDPOINT_DIRECT)
 		return reply_directly6(skb, config, &ip, &flow->vip, flow->stats_index);
 	relay6_wrap(&relay, &ip, &config->relay6, &flow->edge_relay, flow->endpoint_id, &key.client, ip.hop_limit - 1);

@@ -25,7 +25,13 @@ struct endpoint {
 	__be16 container_port;  /* of the first port; the others follow */
 	__u16 flags;
 	__u32 stats_index;
+	__u32 idle;  /* while it drains: how long a flow may be silent before it goes elsewhere, in ticks */
 };
+/*
+ * Ticks are 2^30 ns of CLOCK_MONOTONIC, about a second: coarse enough that a flow's record is written once a second
+ * and not with every packet, and made by a shift.
+ */
+#define TICK_SHIFT 30
 #define ENDPOINT_DIRECT 1  /* replies leave through this worker's uplink, not through the edge */
 
 /* A flow as its reply will look: from the container to the client. */
@@ -44,6 +50,7 @@ struct flow {
 	__u32 stats_index;
 	__be16 port;
 	__u16 flags;  /* of the endpoint, when its last packet came */
+	__u32 last_seen;  /* ticks */
 };
 
 BPF_TABLE("array", __u32, struct worker_config, ew_config, 1);

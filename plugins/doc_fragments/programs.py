@@ -55,6 +55,10 @@ options:
         description: VIPs, of both address families together. For edges.
         type: int
         default: 16384
+      moved:
+        description: Flows that moved while their service drains; the least recently used is forgotten. For edges.
+        type: int
+        default: 65536
       edges:
         description: Relay addresses of edges that a worker knows. For workers.
         type: int

@@ -127,6 +127,18 @@ options:
             description: Share of the service's flows in proportion to the others'; 0 gets none.
             type: int
             default: 1
+          drain_weight:
+            description:
+              - Above 0 the backend drains, and this is the weight that it had. New flows go to the others; those that its
+                worker knows stay until they are idle, or until the deadline.
+            type: int
+            default: 0
+      drain_deadline:
+        description:
+          - For how many seconds flows may stay with a backend that drains. Counts from the run that first sees it drain;
+            later runs leave a deadline alone that is set.
+        type: int
+        default: 600
   filters:
     description:
       - Who may send to a service, and how much. For O(role=edge).
@@ -228,6 +240,10 @@ options:
         type: str
         choices: [edge, direct]
         default: edge
+      drain_idle:
+        description: How many seconds a flow may be silent, while the endpoint drains, before it goes elsewhere.
+        type: int
+        default: 60
 seealso:
   - module: edgewire.fleet.forwarder_map_info
   - module: edgewire.fleet.forwarder_stats_info

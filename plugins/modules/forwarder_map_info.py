@@ -91,6 +91,7 @@ worker:
         container_address: 10.88.0.53
         container_port: 53
         reply: edge
+        drain_idle: 60
 """
 
 from collections.abc import Mapping

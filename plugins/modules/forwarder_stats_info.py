@@ -84,6 +84,8 @@ edge:
     fragments: {held: 4, released: 4}
     drops:
       - {reason: ttl_expired, explanation: time to live used up, packets: 1, rate: 0.0}
+    events:
+      - {event: moved, explanation: "returned by a draining backend, and sent on to the flow's new one", packets: 2, rate: 0.0}
 worker:
   description:
     - The worker's counters; null where the worker's programs do not run on this host.
@@ -103,6 +105,7 @@ worker:
         rates: {in_packets: 1.0, in_bytes: 68.0, out_packets: 1.0, out_bytes: 92.0}
     fragments: {held: 0, released: 0}
     drops: []
+    events: []
 """
 
 from collections.abc import Mapping

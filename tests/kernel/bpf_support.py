@@ -18,7 +18,7 @@ import struct
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -198,6 +198,7 @@ SMALL = layout.Capacity(
     filters=32,
     sources=4096,
     workers=16,
+    moved=256,
     rated_sources=1024,
     edges=16,
     flows=1024,
@@ -428,6 +429,18 @@ def frame(packet: bytes, ethertype: int | None = None, source: str = CLIENT_MAC,
     return bytes(Ether(src=source, dst=destination, type=ethertype) / Raw(packet))
 
 
+# What a relay packet is on its way for.
+PLAIN, ASK, RETURNED = range(3)
+
+
+def in_stage(relay: bytes, stage: int) -> bytes:
+    """A plain relay packet in another stage: a byte of the IPv4 option, the type of the IPv6 one."""
+    place, value = (42, 0x5E + 32 * stage) if _is_v6(relay) else (23, stage)
+    changed = relay[:place] + bytes([value]) + relay[place + 1 :]
+    length = header_length(changed)
+    return finish_header(changed[:length]) + changed[length:]
+
+
 def relay_packet(
     source: str, destination: str, endpoint_id: int, client: str, inner: bytes, *, ttl: int = 63, head: bytes = b""
 ) -> bytes:
@@ -471,11 +484,20 @@ def backend_of(table: list[int], client: str, sport: int, dport: int, *, by_clie
 # --- Reading the maps ------------------------------------------------------------------------------------------------
 
 
+def _named_counts(maps: map_io.Maps, name: str, names: Iterable[str]) -> dict[str, int]:
+    cpus = libbpf.possible_cpus()
+    values = [row["value"] for row in layout.U64.iter_unpack(maps[name].read()[1])]
+    return {reason: sum(values[i * cpus : (i + 1) * cpus]) for i, reason in enumerate(names)}
+
+
 def drops(maps: map_io.Maps) -> dict[str, int]:
     """The drop counters, summed over the CPUs."""
-    cpus = libbpf.possible_cpus()
-    values = [row["value"] for row in layout.U64.iter_unpack(maps["ew_drops"].read()[1])]
-    return {reason: sum(values[i * cpus : (i + 1) * cpus]) for i, reason in enumerate(layout.DROP_REASONS)}
+    return _named_counts(maps, "ew_drops", layout.DROP_REASONS)
+
+
+def events(maps: map_io.Maps) -> dict[str, int]:
+    """The counters of what is off the plain way, summed over the CPUs."""
+    return _named_counts(maps, "ew_events", layout.EVENTS)
 
 
 def stats(maps: map_io.Maps) -> dict[str, int]:
@@ -493,6 +515,7 @@ class Change:
 
     drops: dict[str, int]
     stats: dict[str, int]
+    events: dict[str, int]
 
 
 class Watch:
@@ -500,13 +523,14 @@ class Watch:
 
     def __init__(self, maps: map_io.Maps) -> None:
         self._maps = maps
-        self._drops, self._stats = drops(maps), stats(maps)
+        self._drops, self._stats, self._events = drops(maps), stats(maps), events(maps)
 
     def change(self) -> Change:
         """What moved since."""
         return Change(
             {name: n - self._drops[name] for name, n in drops(self._maps).items() if n != self._drops[name]},
             {name: n - self._stats[name] for name, n in stats(self._maps).items() if n != self._stats[name]},
+            {name: n - self._events[name] for name, n in events(self._maps).items() if n != self._events[name]},
         )
 
 
@@ -532,11 +556,15 @@ class Programs:
         dead: frozenset[str] = frozenset(),
         filters: tuple[filters.FilterWanted, ...] = (),
         drop_unserved: bool = False,
+        now: int | None = None,
+        interfaces: tuple[str, str] = ("lo", "lo"),
     ) -> None:
-        """Make the maps say that these are the edge's services, with these filters, and which workers are dead."""
+        """Make the maps say so: the edge's services, their filters, the dead workers; ``now`` is the planner's."""
         workers = {"worker1": WORKER_RELAYS, "worker2": WORKER2_RELAYS}
-        wanted = edge_state.EdgeWanted(EDGE_RELAYS, 1, 1, workers, services, dead, filters, drop_unserved)
-        _, writes = edge_maps.plan(wanted, edge_state.read(self.maps), libbpf.possible_cpus())
+        wireguard, uplink = (socket.if_nametoindex(name) for name in interfaces)
+        wanted = edge_state.EdgeWanted(EDGE_RELAYS, wireguard, uplink, workers, services, dead, filters, drop_unserved)
+        now = time.monotonic_ns() if now is None else now
+        _, writes = edge_maps.plan(wanted, edge_state.read(self.maps), libbpf.possible_cpus(), now)
         map_io.write(self.maps, writes)
 
     def fill_worker(self, *endpoints: worker_maps.EndpointWanted) -> None:
@@ -669,6 +697,14 @@ class Tun:
             if not _is_chatter(packet):
                 return packet
         return pytest.fail(f"nothing came into the tunnel in {seconds} s")
+
+    def take(self) -> bytes:
+        """The next IP packet that the box has sent into the tunnel already; empty where there is none."""
+        with suppress(BlockingIOError):
+            while _is_chatter(packet := os.read(self._fd, 65535)):
+                pass
+            return packet
+        return b""
 
     def close(self) -> None:
         """Remove the device; once more does nothing."""

@@ -153,9 +153,9 @@ class Through:
     def __call__(self, packet: bytes) -> Outcome:
         """One packet."""
         self._tun.write(packet)
-        data = self._wire.take()
-        if data:
-            return Outcome("redirect", data[14:])
+        sent = self._wire.take()[14:] or self._tun.take()
+        if sent:
+            return Outcome("redirect", sent)
         seen, self._seen = self._seen, self._passed[ctypes.c_int(0)].value
         return Outcome("drop" if seen == self._seen else "pass")
 

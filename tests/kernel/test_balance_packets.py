@@ -4,11 +4,12 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from ansible_collections.edgewire.fleet.plugins.module_utils.bpf import (
@@ -18,9 +19,12 @@ from ansible_collections.edgewire.fleet.plugins.module_utils.bpf import (
     info,
     layout,
     map_io,
+    statistics,
 )
 from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.edge_state import BackendWanted, ServiceWanted
+from ansible_collections.edgewire.fleet.plugins.module_utils.verify import probe
 from ansible_collections.edgewire.fleet.tests.kernel.bpf_support import (
+    ASK,
     BOX_MAC,
     BRIDGE_MAC,
     CLIENT_MAC,
@@ -28,9 +32,14 @@ from ansible_collections.edgewire.fleet.tests.kernel.bpf_support import (
     ECHO_CONTAINER_PORT,
     ECHO_PORT,
     EDGE_PARAMS,
+    EDGE_RELAYS,
+    PLAIN,
+    RETURNED,
     V4,
     V6,
+    WORKER2_RELAYS,
     WORKER_PARAMS,
+    WORKER_RELAYS,
     XDP_DROP,
     XDP_PASS,
     Box,
@@ -44,15 +53,19 @@ from ansible_collections.edgewire.fleet.tests.kernel.bpf_support import (
     cut,
     datagram,
     desired,
+    extended,
     flow_hash,
     forget,
     frame,
+    hops_left,
+    in_stage,
     make_edge_interfaces,
     make_worker_interfaces,
     relay_packet,
     translated,
     tunnel_of,
     udp_checksum_of,
+    unwrapped,
     wrapped,
 )
 
@@ -90,6 +103,23 @@ def endpoint_in(net: Net, relay: bytes | None) -> int:
     """The number of the backend in a relay packet."""
     assert relay is not None
     return int.from_bytes(relay[net.header + 4 : net.header + 8], "big") - net.base_id
+
+
+def stage_of(net: Net, relay: bytes) -> int:
+    """What a relay packet is on its way for."""
+    return (relay[42] - 0x5E) // 32 if net.version == 6 else relay[23]
+
+
+def fill(box: Box, *services: ServiceWanted, dead: frozenset[str] = frozenset()) -> None:
+    """The same for an edge's programs where they are attached."""
+    Programs("edge", {}, box.maps, None).fill_edge(*services, dead=dead, interfaces=("wg0", "eth0"))
+
+
+def counted_events() -> dict[str, int]:
+    """What forwarder_stats_info tells of the attached edge's events."""
+    told = statistics.gather(0, every_reason=False)["edge"]["events"]
+    assert all(entry["explanation"] == layout.EVENTS[entry["event"]] for entry in told)
+    return {entry["event"]: entry["packets"] for entry in told}
 
 
 def probed(net: Net, service: ServiceWanted, sport: int, dead: set[int]) -> int:
@@ -201,6 +231,299 @@ def test_replies_of_a_dead_worker_still_come_through(edge_box: Box, net: Net) ->
     told = info.info("edge")
     assert told is not None
     assert {backend["state"] for service in told["services"] for backend in service["backends"]} == {"dead"}
+
+
+# --- Draining: the edge -----------------------------------------------------------------------------------------------
+
+SECOND = 10**9
+
+
+def draining(net: Net, *drained: int, deadline: int = 600, by_client: bool = False) -> ServiceWanted:
+    """The pool while some of its backends drain."""
+    backends = tuple(
+        BackendWanted(net.id(n), worker, 0, 1) if n in drained else BackendWanted(net.id(n), worker, 1)
+        for n, worker in ON.items()
+    )
+    return ServiceWanted("pool", net.vip(80), PORT, PORT, backends, by_client, drain_deadline=deadline)
+
+
+def both_draining(*drained: int, **more: Any) -> tuple[ServiceWanted, ServiceWanted]:
+    """The same for both families."""
+    return draining(V4, *drained, **more), draining(V6, *drained, **more)
+
+
+def ports_on(net: Net, service: ServiceWanted, backend: int, count: int = 5) -> list[int]:
+    """Source ports of flows that a service's table without a drain sends to a backend."""
+    table = pool(net).table
+    found = (s for s in range(1024, 65_536) if backend_of(table, net.client, s, PORT) == net.id(backend))
+    return [next(found) for _ in range(count)]
+
+
+def to_worker(net: Net, backend: int, sport: int, stage: int = PLAIN, ttl: int = 63) -> bytes:
+    """The relay packet by which the edge sends a client's packet to a backend."""
+    relay = net.worker_relay if ON[backend] == "worker1" else net.worker2_relay
+    packet = datagram(net.client, net.vip(80), sport, PORT, b"")
+    return in_stage(wrapped(packet, net.edge_relay, relay, net.id(backend), net.client, ttl), stage)
+
+
+def returned(net: Net, backend: int, sport: int, ttl: int = 62, payload: bytes = b"", port: int = PORT) -> bytes:
+    """The relay packet by which a backend's worker returns a client's packet."""
+    relay = net.worker_relay if ON[backend] == "worker1" else net.worker2_relay
+    packet = datagram(net.client, net.vip(80), sport, port, payload)
+    return in_stage(wrapped(packet, relay, net.edge_relay, net.id(backend), net.client, ttl), RETURNED)
+
+
+def test_only_flows_whose_backend_may_change_are_asked_for(edge_programs: Programs, net: Net) -> None:
+    service = draining(net, 1)
+    edge_programs.fill_edge(*both_draining(1))
+    asked = 0
+    for sport in range(1024, 1624):
+        watch = Watch(edge_programs.maps)
+        old = backend_of(service.drain_table, net.client, sport, PORT) - net.base_id
+        new = backend_of(service.table, net.client, sport, PORT) - net.base_id
+        stage = ASK if old != new else PLAIN
+        assert send(edge_programs, net, sport) == to_worker(net, old, sport, stage)
+        assert watch.change().events == ({"asked": 1} if stage == ASK else {})
+        asked += stage == ASK
+    assert 600 * 0.2 < asked < 600 * 0.3, "a quarter of the flows, and few that Maglev moves between others"
+
+
+def test_a_flow_that_was_returned_goes_on_to_its_new_backend(edge_box: Box, net: Net) -> None:
+    """And stays there: later packets of it are not asked for again."""
+    fill(edge_box, *both_draining(1))
+    service, sport = draining(net, 1), ports_on(net, pool(net), 1)[0]
+    new = backend_of(service.table, net.client, sport, PORT) - net.base_id
+    edge_box.wire.send(frame(datagram(net.client, net.vip(80), sport, PORT, b"")))
+    assert edge_box.tun.read() == to_worker(net, 1, sport, ASK)
+    watch, before = edge_box.watch(), counted_events()
+    edge_box.tun.write(returned(net, 1, sport))
+    assert edge_box.tun.read() == to_worker(net, new, sport, ttl=61)
+    assert counted_events() == {**before, "moved": before.get("moved", 0) + 1}
+    assert (watch.change().events, watch.change().drops, watch.change().stats) == ({"moved": 1}, {}, {})
+    edge_box.wire.send(frame(datagram(net.client, net.vip(80), sport, PORT, b"")))
+    assert edge_box.tun.read() == to_worker(net, new, sport)
+    other = ports_on(net, pool(net), 1)[1]
+    edge_box.wire.send(frame(datagram(net.client, net.vip(80), other, PORT, b"")))
+    assert edge_box.tun.read() == to_worker(net, 1, other, ASK), "another flow of the same client"
+
+
+def test_a_later_drain_asks_again(edge_box: Box, net: Net) -> None:
+    """A flow that moved may have come to the backend anew, between the two."""
+    sport = ports_on(net, pool(net), 1)[0]
+    packet = frame(datagram(net.client, net.vip(80), sport, PORT, b""))
+    fill(edge_box, *both_draining(1))
+    edge_box.tun.write(returned(net, 1, sport))
+    edge_box.tun.read()
+    for services, stage in ((pools(), PLAIN), (both_draining(1), ASK)):
+        fill(edge_box, *services)
+        edge_box.wire.send(packet)
+        assert edge_box.tun.read() == to_worker(net, 1, sport, stage)
+
+
+def test_after_the_deadline_nothing_is_asked(edge_programs: Programs, net: Net) -> None:
+    edge_programs.fill_edge(*pools())
+    now = time.monotonic_ns()
+    for passed, stage in ((58, ASK), (62, PLAIN)):
+        edge_programs.fill_edge(*pools())
+        edge_programs.fill_edge(*both_draining(1, deadline=60), now=now - passed * SECOND)
+        for sport in ports_on(net, pool(net), 1):
+            new = backend_of(draining(net, 1).table, net.client, sport, PORT) - net.base_id
+            assert send(edge_programs, net, sport) == to_worker(net, 1 if stage == ASK else new, sport, stage)
+
+
+def test_a_dead_worker_is_asked_for_nothing(edge_programs: Programs, net: Net) -> None:
+    edge_programs.fill_edge(*both_draining(1), dead=frozenset({"worker1"}))
+    for sport in ports_on(net, pool(net), 1):
+        chosen = probed(net, draining(net, 1), sport, dead={1, 2})
+        assert send(edge_programs, net, sport) == to_worker(net, chosen, sport)
+
+
+def test_by_client_it_is_flows_that_stay(edge_programs: Programs, net: Net) -> None:
+    """While the service drains, each flow of a client is asked for: its old ones stay, its new ones go elsewhere."""
+    edge_programs.fill_edge(*pools(by_client=True))
+    edge_programs.fill_edge(*both_draining(1, 2, by_client=True))
+    service = draining(net, 1, 2, by_client=True)
+    client = next(
+        address
+        for address in (f"{net.client[:-1]}{n}" for n in range(1, 100))
+        if backend_of(service.drain_table, address, 0, 0, by_client=True) in (net.id(1), net.id(2))
+        and backend_of(service.table, address, 0, 0, by_client=True) not in (net.id(1), net.id(2))
+    )
+    stages = set()
+    for sport in (5000, 5001):
+        run = edge_programs.run("edge_xdp", frame(datagram(client, net.vip(80), sport, PORT, b"")))
+        stages.add(stage_of(net, run.data[MARK_AND_ETHERNET:]))
+    assert stages == {ASK}
+
+
+@pytest.mark.parametrize("dead", [frozenset(), frozenset({"worker2"}), frozenset({"worker1", "worker2"})], ids=len)
+@pytest.mark.parametrize("drained", [(), (1,), (1, 2, 3)], ids=len)
+def test_probes_expect_what_happens(edge_programs: Programs, drained: tuple[int, ...], dead: frozenset[str]) -> None:
+    """Drained or dead: the packet that a probe must become is told from the plan alone."""
+    services = both_draining(*drained)
+    edge_programs.fill_edge(*services, dead=dead)
+    workers = {"worker1": WORKER_RELAYS, "worker2": WORKER2_RELAYS}
+    wanted = edge_state.EdgeWanted(EDGE_RELAYS, 1, 1, workers, services, dead)
+    results = list(probe.run_probes(edge_programs.fds["edge_xdp"], wanted))
+    assert [result.right for result in results] == [True, True]
+    lives = any(n not in drained and worker not in dead for n, worker in ON.items())
+    assert {result.found["verdict"] for result in results} == {"XDP_PASS" if lives else "XDP_DROP"}
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        pytest.param(lambda n: returned(n, 3, SPORT), None, id="right"),
+        pytest.param(lambda n: returned(n, 1, SPORT, ttl=1), "ttl_expired", id="time to live"),
+        pytest.param(lambda n: returned(n, 1, SPORT, port=PORT + 1), "no_backend", id="no such service"),
+        pytest.param(lambda n: returned(n, 1, SPORT)[: n.header + n.option + 4], "malformed", id="truncated"),
+        pytest.param(lambda n: in_stage(returned(n, 1, SPORT), ASK), "bad_option", id="a question"),
+        pytest.param(lambda n: in_stage(returned(n, 1, SPORT), 5), "bad_option", id="unknown stage"),
+        pytest.param(
+            lambda n: in_stage(
+                wrapped(
+                    datagram(n.client, n.vip(80), SPORT, PORT), n.worker2_relay, n.edge_relay, n.id(1), n.client, 62
+                ),
+                RETURNED,
+            ),
+            "wrong_worker",
+            id="another worker",
+        ),
+    ],
+)
+def test_what_may_be_returned(edge_box: Box, net: Net, make: Callable[[Net], bytes], reason: str | None) -> None:
+    fill(edge_box, *both_draining(1, 3))
+    watch = edge_box.watch()
+    edge_box.tun.write(make(net))
+    assert watch.change().drops == ({reason: 1} if reason else {})
+    assert watch.change().events == ({} if reason else {"moved": 1})
+
+
+def test_returned_with_nowhere_to_go(edge_box: Box, net: Net) -> None:
+    fill(edge_box, *both_draining(1), dead=frozenset({"worker1", "worker2"}))
+    watch = edge_box.watch()
+    edge_box.tun.write(returned(net, 1, SPORT))
+    assert (watch.change().drops, watch.change().events) == ({"no_backend": 1}, {})
+
+
+def test_nothing_outside_may_look_like_a_stage(edge_programs: Programs, net: Net) -> None:
+    edge_programs.fill_edge(*pools())
+    for stage in (PLAIN, ASK, RETURNED, 3, 5):
+        watch = Watch(edge_programs.maps)
+        forged = in_stage(to_worker(net, 1, SPORT), stage)
+        assert edge_programs.run("edge_xdp", frame(forged)).retval == XDP_DROP
+        assert watch.change().drops == {"relay_from_outside": 1}
+
+
+# --- Draining: the worker ---------------------------------------------------------------------------------------------
+
+
+def asked(net: Net, sport: int = SPORT, port: int = ECHO_PORT, **more: Any) -> bytes:
+    """A relay packet to "echo" that asks whether the flow is known."""
+    inner = datagram(net.client, net.echo_vip, sport, port, b"query")
+    return in_stage(relay_packet(net.edge_relay, net.worker_relay, net.echo_endpoint, net.client, inner, **more), ASK)
+
+
+def expect_returned(box: WorkerBox, net: Net, packet: bytes) -> None:
+    """A question is answered with the packet itself, one hop on."""
+    watch = box.watch()
+    box.tun.write(packet)
+    plain = unwrapped(in_stage(packet, PLAIN), net.client, net.echo_vip, hops_left(packet) - 1)
+    back = wrapped(plain, net.worker_relay, net.edge_relay, net.echo_endpoint, net.client, hops_left(packet) - 1)
+    assert box.tun.read().hex() == in_stage(back, RETURNED).hex()
+    assert (watch.change().events, watch.change().drops, watch.change().stats) == ({"returned": 1}, {}, {})
+
+
+def expect_taken(box: WorkerBox, net: Net, packet: bytes) -> None:
+    """A packet reaches the container."""
+    watch = box.watch()
+    box.tun.write(packet)
+    assert box.wire.read()[14:] == datagram(net.client, net.container, SPORT, ECHO_CONTAINER_PORT, b"query", ttl=62)
+    assert (watch.change().events, watch.change().drops) == ({}, {})
+
+
+def test_a_worker_returns_flows_that_it_does_not_know(worker_box: WorkerBox, net: Net) -> None:
+    expect_returned(worker_box, net, asked(net))
+    expect_taken(worker_box, net, request(net))
+    expect_taken(worker_box, net, asked(net))
+    expect_returned(worker_box, net, asked(net, sport=SPORT + 1))
+    expect_returned(worker_box, net, asked(net, port=ECHO_PORT + 1))
+
+
+def age(box: WorkerBox, ticks: int) -> None:
+    """Let all flows have been silent for longer."""
+    keys, values = box.maps["ew_flows"].read()
+    size = layout.FLOW_KEY.size
+    rows = zip(range(0, len(keys), size), layout.FLOW.iter_unpack(values), strict=True)
+    aged = [(keys[at : at + size], {**flow, "last_seen": flow["last_seen"] - ticks & 0xFFFFFFFF}) for at, flow in rows]
+    map_io.write(box.maps, [("ew_flows", key, layout.FLOW.pack(flow)) for key, flow in aged])
+
+
+def test_a_flow_that_was_silent_too_long_is_returned(worker_box: WorkerBox, net: Net) -> None:
+    """60 s are 56 ticks. What keeps it alive: a packet either way."""
+    expect_taken(worker_box, net, request(net))
+    age(worker_box, 54)
+    expect_taken(worker_box, net, asked(net))
+    age(worker_box, 54)
+    worker_box.wire.send(from_container(answer(net)))
+    worker_box.tun.read()
+    age(worker_box, 54)
+    expect_taken(worker_box, net, asked(net))
+    age(worker_box, 58)
+    expect_returned(worker_box, net, asked(net))
+
+
+def test_how_long_is_the_services_to_say(worker_box: WorkerBox, net: Net) -> None:
+    params = deepcopy(WORKER_PARAMS)
+    for endpoint in params["endpoints"]:
+        endpoint["drain_idle"] = 3600
+    contents.ensure("worker", params)
+    expect_taken(worker_box, net, request(net))
+    age(worker_box, 3300)
+    expect_taken(worker_box, net, asked(net))
+
+
+def test_a_flow_of_another_endpoint_is_not_known(worker_box: WorkerBox, net: Net) -> None:
+    """The same container port, client and ports, but through another service: its replies would go astray."""
+    expect_taken(worker_box, net, request(net))
+    keys, values = worker_box.maps["ew_flows"].read()
+    (flow,) = layout.FLOW.iter_unpack(values)
+    other = layout.FLOW.pack({**flow, "endpoint_id": net.dns_endpoint})
+    map_io.write(worker_box.maps, [("ew_flows", keys, other)])
+    expect_returned(worker_box, net, asked(net))
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        pytest.param(lambda n: asked(n, ttl=1), "ttl_expired", id="time to live"),
+        pytest.param(lambda n: in_stage(request(n), RETURNED), "bad_option", id="returned to a worker"),
+        pytest.param(lambda n: in_stage(request(n), 5), "bad_option", id="unknown stage"),
+    ],
+)
+def test_questions_that_a_worker_drops(
+    worker_box: WorkerBox, net: Net, make: Callable[[Net], bytes], reason: str
+) -> None:
+    watch = worker_box.watch()
+    worker_box.tun.write(make(net))
+    assert (watch.change().drops, watch.change().events) == ({reason: 1}, {})
+
+
+def test_a_question_without_udp(worker_box: WorkerBox) -> None:
+    nothing = extended(datagram(V6.client, V6.echo_vip, SPORT, ECHO_PORT), (59, bytes(7)))
+    relay = relay_packet(V6.edge_relay, V6.worker_relay, V6.echo_endpoint, V6.client, nothing)
+    watch = worker_box.watch()
+    worker_box.tun.write(in_stage(relay, ASK))
+    assert watch.change().drops == {"not_relayed": 1}
+
+
+def test_returned_without_udp(edge_box: Box) -> None:
+    fill(edge_box, *both_draining(1))
+    nothing = extended(datagram(V6.client, V6.vip(80), SPORT, PORT), (59, bytes(7)))
+    relay = relay_packet(V6.worker_relay, V6.edge_relay, V6.id(1), V6.client, nothing)
+    watch = edge_box.watch()
+    edge_box.tun.write(in_stage(relay, RETURNED))
+    assert watch.change().drops == {"not_relayed": 1}
 
 
 # --- Direct replies --------------------------------------------------------------------------------------------------

@@ -149,7 +149,8 @@ def test_overwritten_configuration(edge_box: Box) -> None:
 def test_a_removed_endpoint(worker_box: WorkerBox) -> None:
     bpftool("delete", worker_box, "ew_endpoints", "key", *DNS_KEY)
     (step,) = expect_repair("worker", WORKER_PARAMS, [("add", "endpoint", f"dns ({DNS_ENDPOINT})")])
-    assert step.after == {"service": f"{VIP}:{PORT}/udp", "container": f"{CONTAINER} port {PORT}"}
+    words = {"service": f"{VIP}:{PORT}/udp", "container": f"{CONTAINER} port {PORT}", "drain_idle": "60 s"}
+    assert step.after == words
 
 
 def test_a_removed_edge(worker_box: WorkerBox, net: Net) -> None:
@@ -320,5 +321,6 @@ def test_the_worker_in_human_terms(worker_box: WorkerBox, plan_file: Path) -> No
         "container_address": CONTAINER,
         "container_port": ECHO_CONTAINER_PORT,
         "reply": "edge",
+        "drain_idle": 60,
     }
     assert info.info("edge") is None

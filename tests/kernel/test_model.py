@@ -60,9 +60,9 @@ from ansible_collections.edgewire.fleet.tests.kernel.model_support import (
     tc_verdict,
     xdp_verdict,
 )
-from ansible_collections.edgewire.fleet.tests.model import edge, worker
+from ansible_collections.edgewire.fleet.tests.model import edge, tunnel, worker
 from ansible_collections.edgewire.fleet.tests.model.mutate import Mutator
-from ansible_collections.edgewire.fleet.tests.model.packet import Outcome
+from ansible_collections.edgewire.fleet.tests.model.packet import ASK, Outcome
 from ansible_collections.edgewire.fleet.tests.model.tables import edge_tables, worker_tables
 from scapy.layers.inet import ICMP, IP, TCP, IPOption
 from scapy.layers.inet6 import IPv6
@@ -371,6 +371,13 @@ def tunnelled(packets: Iterator[bytes]) -> Iterator[bytes]:
     return (packet for packet in packets if packet[0] >> 4 in (4, 6))
 
 
+def asks(packet: bytes) -> bool:
+    """Whether a relayed packet asks whether its flow is known."""
+    relayed = tunnel.refuse(packet, packed(WORKER.relays.ipv4)) if packet[0] >> 4 == 4 else None
+    relayed = tunnel.refuse6(packet, packed(WORKER.relays.ipv6)) if packet[0] >> 4 == 6 else relayed
+    return relayed is None and tunnel.stage_of(packet) == ASK
+
+
 def test_edge_egress_does_what_the_model_says(edge_box: Box) -> None:
     # Whatever client a mutated option names, it is behind the one gateway whose link-layer address is known.
     edge_box.ns.run("ip", "address", "flush", "dev", "eth0")
@@ -408,7 +415,8 @@ def test_worker_ingress_does_what_the_model_says(worker_box: WorkerBox) -> None:
         Through(worker_box),
         client_is_routable,
     )
-    comparison.run(tunnelled(packets_of(relayed_requests(), 0)))
+    # Whether a flow that is asked for is known depends on what the map has forgotten: see test_balance_packets.py.
+    comparison.run(packet for packet in tunnelled(packets_of(relayed_requests(), 0)) if not asks(packet))
     ways = {"container", "pass", "not_relayed", "bad_option", "unknown_edge", "unknown_endpoint"}
     assert_deep(comparison, *ways, "ttl_expired", "malformed")
     # The map forgets what was not used for longest.

@@ -18,14 +18,18 @@ from ansible_collections.edgewire.fleet.tests.model.packet import (
     MAX_IPV4_HEADER,
     MORE_FRAGMENTS,
     OPTION,
-    OPTION6,
     OPTION_BYTES,
     PASS,
+    PLAIN,
+    RETURNED,
     UDP,
     Count,
     Outcome,
     drop,
     find_udp,
+    is_option6,
+    turn,
+    turn6,
     unwrap,
     unwrap6,
     word,
@@ -234,7 +238,7 @@ def _ingress6(packet: bytes, tables: Tables) -> Outcome:
     if packet[6] == DESTINATION:
         if len(rest) < 4:
             return PASS
-        if rest[2] == OPTION6:
+        if is_option6(rest[2]):
             return drop("relay_from_outside")
     place = find_udp(rest, packet[6], LONGEST_CHAIN)
     client, vip, ports = packet[8:24], packet[24:40], rest[place.offset : place.offset + 4]
@@ -289,6 +293,10 @@ def _egress4(packet: bytes, tables: Tables) -> Outcome:
         return drop(backend)
     if packet[8] <= 1:
         return drop("ttl_expired")
+    if tunnel.stage_of(packet) == RETURNED:
+        return _passed_on(packet, (packet[0] & 15) * 4, backend, client, tables)
+    if tunnel.stage_of(packet) != PLAIN:
+        return drop("bad_option")
     if not word(packet, 6) & FRAGMENT_OFFSET and not _from_its_port(packet, (packet[0] & 15) * 4, backend):
         return drop("wrong_port")
     # An endpoint of the other family's VIP: its worker's address is not an IPv4 one, so it was refused above.
@@ -307,6 +315,10 @@ def _egress6(packet: bytes, tables: Tables) -> Outcome:
     if packet[7] <= 1:
         return drop("ttl_expired")
     place = find_udp(packet[64:], packet[40])
+    if tunnel.stage_of(packet) == RETURNED:
+        return _passed_on(packet, 64 + place.offset, backend, client, tables) if place.found else drop("not_relayed")
+    if tunnel.stage_of(packet) != PLAIN:
+        return drop("bad_option")
     if not place.fragment & FRAGMENT_OFFSET6:
         if not place.found:
             return drop("not_relayed")
@@ -314,6 +326,21 @@ def _egress6(packet: bytes, tables: Tables) -> Outcome:
             return drop("wrong_port")
     reply = unwrap6(packet, backend.vip, client)
     return Outcome("uplink", reply, count=Count(endpoint_id, "out", 40 + word(reply, 4)))
+
+
+def _passed_on(packet: bytes, start: int, old: Backend, client: bytes, tables: Tables) -> Outcome:
+    """A client's packet that a worker returned: on to the backend that the flow has by the table."""
+    if len(packet) < start + 8:
+        return drop("malformed")
+    ports = packet[start : start + 4]
+    service = tables.service_of(old.vip, word(ports, 2))
+    endpoint_id = None if service is None else pick(tables, service, client, ports)
+    if endpoint_id is None:
+        return drop("no_backend")
+    worker = tables.workers[tables.backends[endpoint_id].worker]
+    if len(client) == 4:
+        return Outcome("relay", turn(packet, tables.relay, worker.relay, endpoint_id))
+    return Outcome("relay", turn6(packet, tables.relay6, worker.relay6, endpoint_id))
 
 
 def _from_its_port(packet: bytes, offset: int, backend: Backend) -> bool:

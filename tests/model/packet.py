@@ -21,6 +21,9 @@ MORE_FRAGMENTS6, FRAGMENT_OFFSET6 = 0x0001, 0xFFF8  # RFC 8200 section 4.5
 # The relay option (docs/architecture.md).
 OPTION, OPTION_BYTES, OPTION_VERSION = 158, 12, 1
 OPTION6, OPTION6_BYTES = 0x5E, 24
+# What a relayed packet is on its way for: a byte in IPv4, the option's number in IPv6.
+PLAIN, ASK, RETURNED, STAGES = range(4)
+OPTION6_STEP = 32
 MAX_IPV4_HEADER = 60
 MAX_EXTENSION_HEADERS = 4
 
@@ -147,6 +150,26 @@ def unwrap6(packet: bytes, source: bytes, destination: bytes) -> bytes:
     length = word(packet, 4) - OPTION6_BYTES & 0xFFFF
     head = packet[:4] + struct.pack("!HBB", length, packet[40], packet[7] - 1) + source + destination
     return head + packet[40 + OPTION6_BYTES :]
+
+
+def turn(packet: bytes, source: bytes, destination: bytes, endpoint_id: int) -> bytes:
+    """A relayed IPv4 packet sent on, plain, between other relays, for another endpoint, with a hop less to live."""
+    head, option = bytearray(packet[:20]), packet[20 : 20 + OPTION_BYTES]
+    head[8] -= 1
+    head[12:20] = source + destination
+    changed = option[:3] + bytes([PLAIN]) + endpoint_id.to_bytes(4, "big") + option[8:]
+    return _sealed(packet[:20], head, option, changed) + changed + packet[20 + OPTION_BYTES :]
+
+
+def turn6(packet: bytes, source: bytes, destination: bytes, endpoint_id: int) -> bytes:
+    """The same for IPv6."""
+    head = packet[:7] + bytes([packet[7] - 1]) + source + destination + packet[40:42] + bytes([OPTION6])
+    return head + packet[43:44] + endpoint_id.to_bytes(4, "big") + packet[48:]
+
+
+def is_option6(number: int) -> bool:
+    """Whether an IPv6 option is the relay's, in any stage, a later version's included."""
+    return number >= OPTION6 and (number - OPTION6) % OPTION6_STEP == 0
 
 
 def find_udp(data: bytes, following: int, longest: int | None = None) -> UdpPlace:

@@ -11,12 +11,15 @@ from ansible_collections.edgewire.fleet.tests.model.packet import (
     OPTION,
     OPTION6,
     OPTION6_BYTES,
+    OPTION6_STEP,
     OPTION_BYTES,
     OPTION_VERSION,
     PASS,
+    STAGES,
     UDP,
     Outcome,
     drop,
+    is_option6,
 )
 
 
@@ -30,7 +33,7 @@ def refuse(packet: bytes, relay: bytes) -> Outcome | None:
         return drop("malformed")
     if packet[20] != OPTION or packet[21] != OPTION_BYTES:
         return drop("not_relayed")
-    return None if packet[22] == OPTION_VERSION else drop("bad_option")
+    return None if packet[22] == OPTION_VERSION and packet[23] < STAGES else drop("bad_option")
 
 
 def refuse6(packet: bytes, relay: bytes) -> Outcome | None:
@@ -41,10 +44,15 @@ def refuse6(packet: bytes, relay: bytes) -> Outcome | None:
         return drop("not_relayed")
     if len(packet) < 40 + OPTION6_BYTES:
         return drop("malformed")
-    if packet[42] != OPTION6:
+    if not is_option6(packet[42]):
         return drop("not_relayed")
     right = packet[41] == OPTION6_BYTES // 8 - 1 and packet[43] == OPTION6_BYTES - 4
-    return None if right else drop("bad_option")
+    return None if right and stage_of(packet) < STAGES else drop("bad_option")
+
+
+def stage_of(packet: bytes) -> int:
+    """What a relayed packet is on its way for."""
+    return (packet[42] - OPTION6) // OPTION6_STEP if packet[0] >> 4 == 6 else packet[23]
 
 
 def option_of(packet: bytes) -> tuple[int, bytes]:

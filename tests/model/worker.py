@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from ansible_collections.edgewire.fleet.tests.model import tunnel
 from ansible_collections.edgewire.fleet.tests.model.packet import (
+    ASK,
     FRAGMENT_OFFSET,
     FRAGMENT_OFFSET6,
     IPV4,
@@ -80,7 +81,10 @@ class Tables:
 
 
 def ingress(packet: bytes, tables: Tables) -> Outcome:
-    """worker_ingress: a packet out of WireGuard. "container" is the packet as the container gets it."""
+    """worker_ingress: a packet out of WireGuard. "container" is the packet as the container gets it.
+
+    A packet that asks whether its flow is known is taken to be of one that is.
+    """
     if not tables.relay or not packet:
         return PASS
     version = packet[0] >> 4
@@ -98,6 +102,8 @@ def ingress(packet: bytes, tables: Tables) -> Outcome:
         return drop("ttl_expired")
     if len(endpoint.container) != (16 if version == 6 else 4):
         return drop("unknown_endpoint")
+    if tunnel.stage_of(packet) > ASK:
+        return drop("bad_option")
     if version == 6:
         inner = unwrap6(packet, client, endpoint.container)
         place = find_udp(inner[40:], inner[6])

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import ipaddress
 import itertools
+import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -29,6 +30,10 @@ def _ifindex(name: str, may_be_missing: bool) -> int:
     if index is None and not may_be_missing:
         raise EdgewireError(f"no such interface: {name}")
     return index or 0
+
+
+def _given(value: int | None, default: int) -> int:
+    return default if value is None else value
 
 
 class _Checks:
@@ -81,9 +86,11 @@ def _service(params: Mapping[str, Any], checks: _Checks) -> edge_state.ServiceWa
         port=first,
         last_port=last,
         backends=tuple(
-            edge_state.BackendWanted(b["endpoint_id"], b["worker"], b["weight"]) for b in params["backends"]
+            edge_state.BackendWanted(b["endpoint_id"], b["worker"], b["weight"], b.get("drain_weight") or 0)
+            for b in params["backends"]
         ),
         by_client=params.get("affinity") == "client",
+        drain_deadline=_given(params.get("drain_deadline"), 600),
     )
 
 
@@ -178,6 +185,7 @@ def _endpoint(params: Mapping[str, Any], checks: _Checks) -> worker_maps.Endpoin
         container_address=checks.address(params["container_address"], f"container_address of {what}"),
         container_port=params["container_port"],
         direct=params.get("reply") == "direct",
+        drain_idle=_given(params.get("drain_idle"), 60),
     )
     if (":" in endpoint.vip) != (":" in endpoint.container_address):
         checks.problems.append(
@@ -212,7 +220,7 @@ def _plan(
     cpus = libbpf.possible_cpus() if maps else 1
     if role == "edge":
         edge = edge_wanted(params, may_be_missing=may_be_missing)
-        return edge_maps.plan(edge, edge_state.read(maps) if maps else edge_state.EMPTY, cpus)
+        return edge_maps.plan(edge, edge_state.read(maps) if maps else edge_state.EMPTY, cpus, time.monotonic_ns())
     worker = worker_wanted(params, may_be_missing=may_be_missing)
     return worker_maps.plan(worker, worker_maps.read(maps) if maps else worker_maps.EMPTY, cpus)
 

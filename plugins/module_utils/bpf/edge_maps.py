@@ -13,7 +13,7 @@ from __future__ import annotations
 import array
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,51 +25,13 @@ from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.edge_state impo
     EdgeWanted,
     ServiceWanted,
     entries_of,
+    span_of,
 )
 from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.map_io import Fold, Write
 from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.ports import claim_text
+from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.space import Indices, Space
 from ansible_collections.edgewire.fleet.plugins.module_utils.errors import EdgewireError
 from ansible_collections.edgewire.fleet.plugins.module_utils.steps import Step, make_step
-
-
-class _Indices:
-    """Hands out the lowest index that is not taken, up to a map's capacity."""
-
-    def __init__(self, taken: Iterable[int], capacity: int) -> None:
-        self._taken = set(taken)
-        self._capacity = capacity
-        self._next = 0
-
-    def take(self) -> int:
-        while self._next in self._taken:
-            self._next += 1
-        if self._next >= self._capacity:
-            raise EdgewireError(
-                f"the maps are too small: {self._capacity} entries do not hold what runs and what is to come together"
-            )
-        self._taken.add(self._next)
-        return self._next
-
-
-class _Space:
-    """Hands out room in ``ew_lut``: first fit between what services use, the ones about to move included."""
-
-    def __init__(self, used: Iterable[tuple[int, int]], capacity: int) -> None:
-        self._gaps: list[tuple[int, int]] = []
-        end = 0
-        for offset, size in sorted(used):
-            if offset > end:
-                self._gaps.append((end, offset - end))
-            end = max(end, offset + size)
-        if capacity > end:
-            self._gaps.append((end, capacity - end))
-
-    def take(self, size: int) -> int | None:
-        for number, (offset, room) in enumerate(self._gaps):
-            if room >= size:
-                self._gaps[number] = (offset + size, room - size)
-                return offset
-        return None
 
 
 def _check_capacity(wanted: EdgeWanted, tables: Mapping[Claim, list[int]], state: EdgeState) -> None:
@@ -92,13 +54,14 @@ def _check_capacity(wanted: EdgeWanted, tables: Mapping[Claim, list[int]], state
         raise EdgewireError("the maps are too small (" + "; ".join(full) + ")")
 
 
+def _label(workers: Mapping[int, str], eid: int) -> str:
+    return f"{workers.get(eid, 'nowhere')} ({eid})"
+
+
 def _share_words(table: Sequence[int], workers: Mapping[int, str]) -> dict[str, Any]:
     counts = Counter(table)
     return {
-        "backends": {
-            f"{workers.get(eid, 'nowhere')} ({eid})": round(count / len(table), 4)
-            for eid, count in sorted(counts.items())
-        },
+        "backends": {_label(workers, eid): round(count / len(table), 4) for eid, count in sorted(counts.items())},
         "table": hashlib.sha256(array.array("I", table).tobytes()).hexdigest()[:12],
     }
 
@@ -134,19 +97,20 @@ _ORDER = {
 }
 
 
-def plan(wanted: EdgeWanted, state: EdgeState, cpus: int = 1) -> tuple[list[Step], list[Write | Fold]]:
+def plan(wanted: EdgeWanted, state: EdgeState, cpus: int = 1, now: int = 0) -> tuple[list[Step], list[Write | Fold]]:
     """Steps in human terms, and the writes that carry them out, in the order in which they are safe.
 
-    ``cpus`` is how many values an entry of a per-CPU map holds.
+    ``cpus`` is how many values an entry of a per-CPU map holds, ``now`` the time in ns of CLOCK_MONOTONIC, from which
+    a deadline is reckoned that is set for the first time.
 
     :raises EdgewireError: the maps are too small.
     """
-    tables = {service.claim: service.table for service in wanted.services}
+    tables = {service.claim: [*service.table, *service.drain_table] for service in wanted.services}
     _check_capacity(wanted, tables, state)
     result = _Plan([], [], [], [], [], [])
     retired = _plan_counters(wanted, state, result)
     workers = _plan_workers(wanted, state, result)
-    slots = _plan_backends(wanted, state, retired, workers, result, cpus)
+    slots = _plan_backends(wanted, state, retired, workers, result, cpus, now)
     filter_of = _plan_filters(wanted, state, result, cpus)
     _plan_services(wanted, state, tables, retired, slots, filter_of, result)
     _plan_vips(wanted, state, result)
@@ -169,7 +133,7 @@ def _plan_counters(wanted: EdgeWanted, state: EdgeState, result: _Plan) -> dict[
         if found is not None and found["retired_index"] < room:
             counts.setdefault(found["retired_index"], service.claim)
     taken = {record["retired_index"] for record in state.entries.values()}
-    indices = _Indices(taken | counts.keys(), room)
+    indices = Indices(taken | counts.keys(), room)
     retired = {claim: index for index, claim in counts.items()}
     for service in wanted.services:
         if service.claim not in retired:
@@ -188,7 +152,7 @@ def _worker_words(record: Mapping[str, Any]) -> dict[str, Any]:
 def _plan_workers(wanted: EdgeWanted, state: EdgeState, result: _Plan) -> dict[str, int]:
     """The slot of every worker by name. One that is known by its IPv4 relay address keeps its slot."""
     slot_of = {record["relay"]: slot for slot, record in sorted(state.workers.items(), reverse=True)}
-    indices = _Indices(state.workers, state.capacity["workers"])
+    indices = Indices(state.workers, state.capacity["workers"])
     slots: dict[str, int] = {}
     for name, relays in wanted.workers.items():
         slot = slots[name] = slot_of[relays.ipv4] if relays.ipv4 in slot_of else indices.take()
@@ -218,6 +182,7 @@ def _plan_backends(
     workers: Mapping[str, int],
     result: _Plan,
     cpus: int,
+    now: int,
 ) -> dict[int, int]:
     """The slot of every wanted endpoint; steps for backends that are missing, wrong or not wanted."""
     names = wanted.names
@@ -230,15 +195,17 @@ def _plan_backends(
             "worker": name_of.get(backend["worker"]) or names.get(relay, relay),
             "endpoint_id": backend["endpoint_id"],
             "reply_entry": reply,
+            **({"old flows until": f"{until / 1e9:.0f} s of uptime"} if (until := backend["asked_until"]) else {}),
         }
 
     slot_of = {backend["endpoint_id"]: slot for slot, backend in sorted(state.backends.items(), reverse=True)}
     slot_of |= {
         eid: slot for eid, slot in state.endpoints.items() if state.backends.get(slot, {}).get("endpoint_id") == eid
     }
-    indices = _Indices(state.backends, state.capacity["backends"])
+    indices = Indices(state.backends, state.capacity["backends"])
     slots = {}
     for service in wanted.services:
+        until = _deadlines(service, state, slot_of, now)
         for backend in service.backends:
             eid = backend.endpoint_id
             slot = slots[eid] = slot_of[eid] if eid in slot_of else indices.take()
@@ -249,6 +216,7 @@ def _plan_backends(
                 "port": service.port,
                 "last_port": service.last_port,
                 "vip": service.vip,
+                "asked_until": until.get(eid, 0),
             }
             found, reply = state.backends.get(slot), state.endpoints.get(eid) == slot
             if found == record and reply:
@@ -266,6 +234,26 @@ def _plan_backends(
             result.steps.append(make_step("backend", name, before, after))
     _retire_backends(state, slots, retired, words, result)
     return slots
+
+
+def _deadlines(service: ServiceWanted, state: EdgeState, slot_of: Mapping[int, int], now: int) -> dict[int, int]:
+    """Until when each backend of a draining service is asked for flows, in ns of CLOCK_MONOTONIC.
+
+    A deadline that is set stays. Flows between backends that live are asked for, too, where the two tables differ: as
+    long as for any.
+    """
+    if not service.is_draining:
+        return {}
+    latest = now + service.drain_deadline * 10**9
+    record = _found_entry(state, service.claim)
+    known = state.draining_of(record) if record else set()
+    until = {}
+    for backend in service.backends:
+        if backend.drain_weight:
+            eid = backend.endpoint_id
+            found = state.backends[slot_of[eid]]["asked_until"] if eid in slot_of and eid in known else 0
+            until[eid] = found if 0 < found <= latest else latest
+    return {backend.endpoint_id: max(until.values()) for backend in service.backends} | until
 
 
 def _retire_backends(
@@ -326,13 +314,18 @@ def _plan_services(
     workers = {eid: names.get(relay, relay) for eid, relay in relays.items()}
     workers |= {b.endpoint_id: b.worker for s in wanted.services for b in s.backends}
     room = state.capacity["lut"]
-    ranges = {(s["lut_offset"], s["lut_size"]) for s in state.entries.values()}
-    space = _Space(((offset, size) for offset, size in ranges if offset + size <= room), room)
+    ranges = {(s["lut_offset"], span_of(s)) for s in state.entries.values()}
+    space = Space(((offset, size) for offset, size in ranges if offset + size <= room), room)
 
-    def words(name: str | None, table: Sequence[int], record: Mapping[str, int]) -> dict[str, Any]:
+    def words(name: str | None, table: Sequence[int], record: Mapping[str, int], draining: set[int]) -> dict[str, Any]:
         affinity = "client" if record["flags"] & layout.SERVICE_AFFINITY_CLIENT else "flow"
         told = {"affinity": affinity, "filtered": bool(record["filter"]), **_share_words(table, workers)}
+        if draining:
+            told["draining"] = [_label(workers, eid) for eid in sorted(draining)]
         return {**({"name": name} if name else {}), **told}
+
+    def found_words(name: str | None, found: Mapping[str, int]) -> dict[str, Any]:
+        return words(name, state.table_of(found), found, state.draining_of(found))
 
     kept = set()
     for service in wanted.services:
@@ -346,11 +339,13 @@ def _plan_services(
         }
         found = _found_entry(state, service.claim)
         right = found is not None and state.slots_of(found) == [slots[eid] for eid in table]
-        record = {"lut_offset": found["lut_offset"], "lut_size": len(table), **fixed} if found and right else None
+        sizes = {"lut_size": len(service.table), **fixed}
+        record = {"lut_offset": found["lut_offset"], **sizes} if found and right else None
         if record and all(state.entries.get(entry) == record for entry in entries):
             continue
-        after = words(service.name, table, fixed)
-        before = words(service.name, state.table_of(found), found) if found else None
+        draining = {backend.endpoint_id for backend in service.backends if service.is_draining and backend.drain_weight}
+        after = words(service.name, service.table, fixed, draining)
+        before = found_words(service.name, found) if found else None
         if before == after:  # what differs has no name outside this box, or not all entries of a range are there
             there = sum(state.entries.get(entry) == found for entry in entries)
             where = "through other slots, filtered or counted elsewhere"
@@ -361,22 +356,22 @@ def _plan_services(
             for position, eid in enumerate(table):
                 slot = layout.U32.pack({"value": slots[eid]})
                 result.tables.append(("ew_lut", layout.U32.pack({"value": offset + position}), slot))
-            record = {"lut_offset": offset, "lut_size": len(table), **fixed}
+            record = {"lut_offset": offset, **sizes}
         value = layout.SERVICE.pack(record)
         result.switch += [(e.map, e.pack(), value) for e in entries if state.entries.get(e) != record]
     for entry, found in state.entries.items():
         if entry not in kept:
             result.switch.append((entry.map, entry.pack(), None))
-            before = words(None, state.table_of(found), found)
+            before = found_words(None, found)
             result.steps.append(make_step("service", entry.text, before, None))
 
 
-def _place_table(service: ServiceWanted, size: int, found: Mapping[str, int] | None, space: _Space, room: int) -> int:
+def _place_table(service: ServiceWanted, size: int, found: Mapping[str, int] | None, space: Space, room: int) -> int:
     """Where a service's new table goes: free space, or its own place, slot by slot, where the map is full."""
     offset = space.take(size) if size else 0
     if offset is not None:
         return offset
-    if found is None or found["lut_size"] < size or found["lut_offset"] + found["lut_size"] > room:
+    if found is None or span_of(found) < size or found["lut_offset"] + span_of(found) > room:
         raise EdgewireError(f"no room in ew_lut for the table of {service.text} ({size} slots); the map holds {room}")
     return found["lut_offset"]
 

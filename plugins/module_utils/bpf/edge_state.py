@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import array
+import functools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
@@ -63,16 +64,23 @@ def entries_of(claim: Claim) -> list[Entry]:
 
 @dataclass(frozen=True)
 class BackendWanted:
-    """One backend of a service, on a worker, with its share's weight (0: no new flows)."""
+    """One backend of a service, on a worker, with its share's weight (0: no new flows).
+
+    ``drain_weight`` is the weight by which it had the flows that it may finish; 0 where it does not drain.
+    """
 
     endpoint_id: int
     worker: str
     weight: int
+    drain_weight: int = 0
 
 
 @dataclass(frozen=True)
 class ServiceWanted:
-    """One VIP × port, or range of ports, and its backends. ``by_client``: all flows of a client go to one backend."""
+    """One VIP × port, or range of ports, and its backends. ``by_client``: all flows of a client go to one backend.
+
+    ``drain_deadline`` is in seconds: how long flows may stay with backends that drain.
+    """
 
     name: str
     vip: str
@@ -80,6 +88,7 @@ class ServiceWanted:
     last_port: int
     backends: tuple[BackendWanted, ...]
     by_client: bool = False
+    drain_deadline: int = 600
 
     @property
     def claim(self) -> Claim:
@@ -94,13 +103,28 @@ class ServiceWanted:
     @property
     def flags(self) -> int:
         """The service's flags in its map entry."""
-        return layout.SERVICE_AFFINITY_CLIENT if self.by_client else 0
+        flags = layout.SERVICE_AFFINITY_CLIENT if self.by_client else 0
+        return flags | layout.SERVICE_DRAINING if self.is_draining else flags
 
     @property
+    def is_draining(self) -> bool:
+        """Whether flows are on their way from one of its backends to the others."""
+        return any(backend.drain_weight for backend in self.backends) and bool(self.table)
+
+    @functools.cached_property
     def table(self) -> list[int]:
         """The Maglev table as endpoint ids; empty without a live backend."""
         # Sized by all backends, not by the live ones: draining one must not reshuffle the others' flows.
-        pairs = [(backend.endpoint_id, backend.weight) for backend in self.backends]
+        return self._table([(backend.endpoint_id, backend.weight) for backend in self.backends])
+
+    @functools.cached_property
+    def drain_table(self) -> list[int]:
+        """The table in which those that drain still are; empty where none does."""
+        if not self.is_draining:
+            return []
+        return self._table([(backend.endpoint_id, backend.drain_weight or backend.weight) for backend in self.backends])
+
+    def _table(self, pairs: list[tuple[int, int]]) -> list[int]:
         return build_table(pairs, table_size(len(pairs)))
 
 
@@ -176,13 +200,26 @@ class EdgeState:
         return found
 
     def slots_of(self, service: Mapping[str, int]) -> list[int]:
-        """The slots in a service's table."""
+        """The slots in a service's table, and behind them, while it drains, those in the table that it had."""
         start = service["lut_offset"]
-        return list(self.lut[start : start + service["lut_size"]])
+        return list(self.lut[start : start + span_of(service)])
 
     def table_of(self, service: Mapping[str, int]) -> list[int]:
         """A service's table as endpoint ids; 0 for a slot that leads nowhere."""
-        return [self.backends.get(slot, {}).get("endpoint_id", 0) for slot in self.slots_of(service)]
+        return self._endpoints_in(self.slots_of(service)[: service["lut_size"]])
+
+    def draining_of(self, service: Mapping[str, int]) -> set[int]:
+        """The endpoint ids that a service's flows may stay with, though its table does not have them."""
+        old = self.slots_of(service)[service["lut_size"] :]
+        return set(self._endpoints_in(old)) - set(self.table_of(service))
+
+    def _endpoints_in(self, slots: Iterable[int]) -> list[int]:
+        return [self.backends.get(slot, {}).get("endpoint_id", 0) for slot in slots]
+
+
+def span_of(service: Mapping[str, int]) -> int:
+    """How many places of ``ew_lut`` a service has."""
+    return service["lut_size"] * (2 if service["flags"] & layout.SERVICE_DRAINING else 1)
 
 
 EMPTY = EdgeState(
@@ -228,7 +265,7 @@ def read(maps: Maps) -> EdgeState:
     }
     keys, _ = maps["ew_vips"].read()
     vips = frozenset(key["value"] for key in layout.ADDRESS.iter_unpack(keys))
-    used = max((s["lut_offset"] + s["lut_size"] for s in entries.values()), default=0)
+    used = max((s["lut_offset"] + span_of(s) for s in entries.values()), default=0)
     lut = array.array("I", maps["ew_lut"].read(limit=used)[1] if used else b"")
     config = next(layout.EDGE_CONFIG.iter_unpack(maps["ew_config"].read()[1]))
     capacity = {name: maps[f"ew_{name}"].info.max_entries for name in CAPACITIES}

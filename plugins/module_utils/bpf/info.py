@@ -7,6 +7,7 @@ from __future__ import annotations
 import ipaddress
 import json
 import socket
+import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -70,10 +71,17 @@ def claims_of(state: edge_state.EdgeState) -> Iterable[tuple[edge_state.Claim, M
         yield (vip, first, last), record
 
 
-def _worker_state(worker: Mapping[str, Any] | None) -> str:
-    """Whether a backend's worker lives; "unknown" is one that is not in the maps, for which packets are dropped."""
+def _backend_state(state: edge_state.EdgeState, backend: Mapping[str, Any], draining: set[int]) -> dict[str, Any]:
+    """Whether a backend lives, by its worker; "unknown" is a worker that is not in the maps, which drops packets.
+
+    One that drains is said to, and for how many seconds more it may keep flows.
+    """
     states = {layout.WORKER_LIVE: "live", layout.WORKER_DEAD: "dead"}
-    return states.get(worker["state"], "unknown") if worker else "unknown"
+    alive = states.get(state.workers.get(backend["worker"], {}).get("state", 0), "unknown")
+    if alive != "live" or backend["endpoint_id"] not in draining:
+        return {"state": alive}
+    left = max(0, backend["asked_until"] - time.monotonic_ns()) // 10**9
+    return {"state": "draining", "seconds_left": left}
 
 
 def service_words(claim: edge_state.Claim, names: Names) -> dict[str, Any]:
@@ -117,11 +125,11 @@ def _edge_info(maps: map_io.Maps) -> dict[str, Any]:
     services = []
     for claim, service in sorted(claims_of(state), key=lambda item: order(item[0])):
         table = state.table_of(service)
-        share = Counter(table)
+        share, draining = Counter(table), state.draining_of(service)
         backends = [
             {
                 **backend_words(backend["endpoint_id"], state.relay_of(backend), names),
-                "state": _worker_state(state.workers.get(backend["worker"])),
+                **_backend_state(state, backend, draining),
                 "share": round(share[backend["endpoint_id"]] / max(len(table), 1), 4),
             }
             for backend in backends_of.get(claim, ())
@@ -163,6 +171,7 @@ def _worker_info(maps: map_io.Maps) -> dict[str, Any]:
         {
             **endpoint_words(endpoint_id, endpoint, names),
             "reply": "direct" if endpoint["flags"] & layout.ENDPOINT_DIRECT else "edge",
+            "drain_idle": worker_maps.idle_seconds(endpoint),
         }
         for endpoint_id, endpoint in sorted_endpoints(state)
     ]

@@ -154,6 +154,7 @@ SERVICE = Record(
     (("lut_offset", "u32"), ("lut_size", "u32"), ("retired_index", "u32"), ("flags", "u32"), ("filter", "u32")),
 )
 SERVICE_AFFINITY_CLIENT = 1
+SERVICE_DRAINING = 2
 BACKEND = Record(
     "backend",
     (
@@ -163,8 +164,10 @@ BACKEND = Record(
         ("port", "be16"),
         ("last_port", "be16"),
         ("vip", "address"),
+        ("asked_until", "u64"),
     ),
 )
+MOVED_KEY = Record("moved_key", (("vip", "address"), ("client", "address"), ("port", "be16"), ("client_port", "be16")))
 WORKER = Record("worker", (("relay", "address"), ("relay6", "address"), ("state", "u32")))
 WORKER_LIVE, WORKER_DEAD = 1, 2
 FILTER = Record(
@@ -204,8 +207,11 @@ ENDPOINT = Record(
         ("container_port", "be16"),
         ("flags", "u16"),
         ("stats_index", "u32"),
+        ("idle", "u32"),
     ),
 )
+# Nanoseconds are shifted by so many bits to the ticks in which a worker tells flows' ages.
+TICK_SHIFT = 30
 ENDPOINT_DIRECT = 1
 FLOW_KEY = Record(
     "flow_key",
@@ -220,6 +226,7 @@ FLOW = Record(
         ("stats_index", "u32"),
         ("port", "be16"),
         ("flags", "u16"),
+        ("last_seen", "u32"),
     ),
 )
 
@@ -268,6 +275,13 @@ DROP_REASONS: dict[str, str] = {
     "not_a_service": "for a VIP, but for no service, where such packets are not left to the host",
 }
 
+# The order of enum event in bpf/events.h, and what each means to a person.
+EVENTS: dict[str, str] = {
+    "asked": "sent to the backend that a draining service had for it, to be taken or returned",
+    "returned": "returned to the edge by a draining backend that does not know the flow",
+    "moved": "returned by a draining backend, and sent on to the flow's new one",
+}
+
 # enum bpf_map_type (linux/bpf.h)
 MAP_TYPES = {"hash": 1, "array": 2, "perf_event_array": 4, "percpu_array": 6, "lru_hash": 9, "lpm_trie": 11}
 
@@ -295,9 +309,10 @@ class Capacity:
     each), ``backends`` endpoints, ``lut`` slots of all services' Maglev tables together, ``workers`` the workers an
     edge knows, ``filters`` services with a filter (one less), ``sources`` the networks of one family in all lists,
     where a list that changes needs room beside the old one, ``rated_sources`` the clients of services with a rate per
-    source that are told apart, ``edges`` the relay addresses of edges that a worker knows, ``flows`` the flows whose
-    way back a worker remembers, ``vips`` the VIPs of both families, ``fragments`` the fragmented datagrams whose way
-    is remembered, ``held_fragments`` the fragments (1.6 kB each) that wait for their datagram's first one.
+    source that are told apart, ``moved`` the flows that it knows to have moved while their services drain, ``edges``
+    the relay addresses of edges that a worker knows, ``flows`` the flows whose way back a worker remembers, ``vips``
+    the VIPs of both families, ``fragments`` the fragmented datagrams whose way is remembered, ``held_fragments`` the
+    fragments (1.6 kB each) that wait for their datagram's first one.
     """
 
     services: int = 16_384
@@ -308,6 +323,7 @@ class Capacity:
     filters: int = 4_096
     sources: int = 1_048_576
     rated_sources: int = 131_072
+    moved: int = 65_536
     vips: int = 16_384
     edges: int = 4_096
     flows: int = 262_144
@@ -322,6 +338,7 @@ class Capacity:
 
 _COMMON = (
     MapSpec("ew_drops", "percpu_array", U32, U64, len(DROP_REASONS)),
+    MapSpec("ew_events", "percpu_array", U32, U64, len(EVENTS)),
     MapSpec("ew_identity", "array", U32, IDENTITY, 1, carried=False),
     MapSpec("ew_capture", "array", U32, CAPTURE, 1, carried=False),
     MapSpec("ew_samples", "perf_event_array", U32, U32, 0, carried=False),  # as many entries as CPUs
@@ -343,6 +360,7 @@ MAPS: dict[str, tuple[MapSpec, ...]] = {
         MapSpec("ew_backends", "array", U32, BACKEND, "backends"),
         MapSpec("ew_workers", "array", U32, WORKER, "workers"),
         MapSpec("ew_endpoints", "hash", BE32, U32, "backends"),
+        MapSpec("ew_moved", "lru_hash", MOVED_KEY, U64, "moved"),
         MapSpec("ew_retired", "array", U32, STATS, "backends"),
         MapSpec("ew_filters", "array", U32, FILTER, "filters"),
         MapSpec("ew_filtered", "percpu_array", U32, FILTERED, "filters"),
@@ -383,6 +401,9 @@ def assertions(role: str) -> str:
             )
     for number, reason in enumerate(DROP_REASONS):
         lines.append(f'_Static_assert(DROP_{reason.upper()} == {number}, "drop reason {reason}");')
+    for number, event in enumerate(EVENTS):
+        lines.append(f'_Static_assert(EVENT_{event.upper()} == {number}, "event {event}");')
+    lines.append(f'_Static_assert(EVENTS == {len(EVENTS)}, "number of events");')
     for number, hook in enumerate(SAMPLE_HOOKS):
         lines.append(f'_Static_assert(SAMPLE_{hook.upper()} == {number}, "hook {hook}");')
     lines.append('_Static_assert(DROP_REASONS <= 64, "a bit for each drop reason");')
@@ -398,9 +419,10 @@ def schema_hash(role: str) -> bytes:
         EDGE_HAS_RANGES,
         EDGE_DROPS_UNSERVED,
         SERVICE_AFFINITY_CLIENT,
+        SERVICE_DRAINING,
         FILTER_ADMITS,
         SOURCE_ALLOWED,
         ENDPOINT_DIRECT,
     ]
-    meanings = [list(DROP_REASONS), *flags, WORKER_LIVE, WORKER_DEAD]
+    meanings = [list(DROP_REASONS), list(EVENTS), TICK_SHIFT, *flags, WORKER_LIVE, WORKER_DEAD]
     return hashlib.sha256(json.dumps([schema, meanings], sort_keys=True).encode()).digest()

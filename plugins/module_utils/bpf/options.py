@@ -73,7 +73,13 @@ CONTENTS_SPEC: dict[str, Any] = {
         port=_INT,
         last_port={"type": "int"},
         affinity={"type": "str", "choices": ["flow", "client"], "default": "flow"},
-        backends=_listed(endpoint_id=_INT, worker=_STR, weight={"type": "int", "default": 1}),
+        drain_deadline={"type": "int", "default": 600},
+        backends=_listed(
+            endpoint_id=_INT,
+            worker=_STR,
+            weight={"type": "int", "default": 1},
+            drain_weight={"type": "int", "default": 0},
+        ),
     ),
     "filters": _listed(
         service=_STR,
@@ -95,5 +101,6 @@ CONTENTS_SPEC: dict[str, Any] = {
         container_address=_STR,
         container_port=_INT,
         reply={"type": "str", "choices": ["edge", "direct"], "default": "edge"},
+        drain_idle={"type": "int", "default": 60},
     ),
 }

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import array
 import time
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Collection, Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,16 +29,25 @@ class Reading:
     counts: Mapping[Hashable, Counts]
     drops: Counts
     fragments: Counts
+    events: Counts
     when: float
+
+
+def _named(maps: map_io.Maps, name: str, names: Collection[str]) -> dict[str, int]:
+    """A map with one counter for each of ``names``, all CPUs together."""
+    counts = array.array("Q", maps[name].read()[1])
+    cpus = len(counts) // len(names)
+    return {counted: sum(counts[number * cpus : (number + 1) * cpus]) for number, counted in enumerate(names)}
 
 
 def drops_of(maps: map_io.Maps) -> dict[str, int]:
     """Dropped packets by reason, all CPUs together."""
-    counts = array.array("Q", maps["ew_drops"].read()[1])
-    cpus = len(counts) // len(layout.DROP_REASONS)
-    return {
-        reason: sum(counts[number * cpus : (number + 1) * cpus]) for number, reason in enumerate(layout.DROP_REASONS)
-    }
+    return _named(maps, "ew_drops", layout.DROP_REASONS)
+
+
+def events_of(maps: map_io.Maps) -> dict[str, int]:
+    """What happened to packets off the plain way, all CPUs together."""
+    return _named(maps, "ew_events", layout.EVENTS)
 
 
 def fragments_of(maps: map_io.Maps) -> dict[str, int]:
@@ -79,7 +88,7 @@ def read(role: str) -> Reading | None:
             indices = {endpoint_id: endpoint["stats_index"] for endpoint_id, endpoint in state.endpoints.items()}
             counters = map_io.counters_of(maps, "ew_stats", indices.values())
             counts = {endpoint_id: counters.of(index) for endpoint_id, index in indices.items()}
-        return Reading(state, counts, drops_of(maps), fragments_of(maps), time.monotonic())
+        return Reading(state, counts, drops_of(maps), fragments_of(maps), events_of(maps), time.monotonic())
 
 
 def _teller(now: Reading, before: Reading | None) -> Callable[[Hashable], dict[str, Any]]:
@@ -105,15 +114,26 @@ def rates_of(now: Counts, before: Counts, seconds: float) -> dict[str, float]:
 
 def _drop_words(now: Reading, before: Reading | None, every_reason: bool) -> list[dict[str, Any]]:
     rates = rates_of(now.drops, before.drops, now.when - before.when) if before else {}
+    return _counted_words("reason", layout.DROP_REASONS, now.drops, rates, every_reason)
+
+
+def _event_words(now: Reading, before: Reading | None) -> list[dict[str, Any]]:
+    rates = rates_of(now.events, before.events, now.when - before.when) if before else {}
+    return _counted_words("event", layout.EVENTS, now.events, rates, False)
+
+
+def _counted_words(
+    what: str, meanings: Mapping[str, str], counts: Counts, rates: Mapping[str, float], every_one: bool
+) -> list[dict[str, Any]]:
     return [
         {
-            "reason": reason,
-            "explanation": layout.DROP_REASONS[reason],
+            what: name,
+            "explanation": meanings[name],
             "packets": packets,
-            **({"rate": rates[reason]} if before else {}),
+            **({"rate": rates[name]} if rates else {}),
         }
-        for reason, packets in now.drops.items()
-        if packets or every_reason
+        for name, packets in counts.items()
+        if packets or every_one
     ]
 
 
@@ -124,13 +144,13 @@ def tell(now: Reading, before: Reading | None = None, *, every_reason: bool = Fa
     :param every_reason: also tell reasons for which nothing was dropped.
     """
     names, of = info.read_names(), _teller(now, before)
-    drops = _drop_words(now, before, every_reason)
+    rest: dict[str, Any] = {"fragments": now.fragments}
+    rest |= {"drops": _drop_words(now, before, every_reason), "events": _event_words(now, before)}
     if isinstance(now.state, worker_maps.WorkerState):
         endpoints = info.sorted_endpoints(now.state)
         return {
             "endpoints": [{**info.endpoint_words(eid, e, names), **of(eid)} for eid, e in endpoints],
-            "fragments": now.fragments,
-            "drops": drops,
+            **rest,
         }
     services, state = [], now.state
     backends_of = state.backends_by_claim
@@ -143,7 +163,7 @@ def tell(now: Reading, before: Reading | None = None, *, every_reason: bool = Fa
         refused = ("filter", record["filter"])
         told = {**info.service_words(claim, names), **of(claim), "backends": backends}
         services.append({**told, "filter": of(refused) if refused in now.counts else None})
-    return {"services": services, "fragments": now.fragments, "drops": drops}
+    return {"services": services, **rest}
 
 
 def gather(interval: float, *, every_reason: bool) -> dict[str, Any]:

@@ -21,7 +21,7 @@ class EndpointWanted:
     """One container endpoint of this worker, and the VIP and ports that it answers for.
 
     ``container_port`` is where the first port goes; the others follow. ``direct``: replies leave through this
-    worker's own uplink.
+    worker's own uplink. ``drain_idle`` is in seconds: while it drains, a flow that was silent longer goes elsewhere.
     """
 
     endpoint_id: int
@@ -32,6 +32,12 @@ class EndpointWanted:
     container_address: str
     container_port: int
     direct: bool = False
+    drain_idle: int = 60
+
+    @property
+    def idle(self) -> int:
+        """``drain_idle`` in the maps' ticks; never shorter."""
+        return -(-self.drain_idle * 10**9 >> layout.TICK_SHIFT)
 
     @property
     def flags(self) -> int:
@@ -105,12 +111,18 @@ def read(maps: Maps) -> WorkerState:
     return WorkerState(config, edges, endpoints, capacity)
 
 
+def idle_seconds(endpoint: Mapping[str, Any]) -> int:
+    """How long a flow may be silent while the endpoint drains, from its entry."""
+    return (int(endpoint["idle"]) << layout.TICK_SHIFT) // 10**9
+
+
 def endpoint_words(endpoint: Mapping[str, Any]) -> dict[str, Any]:
     """An endpoint's entry as people read it."""
     return {
         "service": claim_text(endpoint["vip"], endpoint["port"], endpoint["last_port"]),
         "container": f"{endpoint['container']} port {endpoint['container_port']}",
         **({"reply": "direct"} if endpoint["flags"] & layout.ENDPOINT_DIRECT else {}),
+        "drain_idle": f"{idle_seconds(endpoint)} s",
     }
 
 
@@ -172,6 +184,7 @@ def _plan_endpoints(
             "container_port": endpoint.container_port,
             "flags": endpoint.flags,
             "stats_index": index,
+            "idle": endpoint.idle,
         }
         if found != record:
             key = layout.BE32.pack({"value": endpoint.endpoint_id})

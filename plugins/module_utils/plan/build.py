@@ -86,7 +86,8 @@ def build(fleet: Fleet, public_keys: Mapping[str, str], *, predict: bool = False
     missing = sorted(host.name for host in (*fleet.edges, *fleet.workers) if host.name not in public_keys)
     unreachable = frozenset() if predict else frozenset(missing)
     endpoints = endpoints_of(fleet.services)
-    services = _edge_services(endpoints, unreachable)
+    draining = frozenset(host.name for host in fleet.workers if host.settings.worker_state == "drain")
+    services = _edge_services(endpoints, unreachable, draining)
     filters = _edge_filters(fleet.services)
     by_worker: dict[str, list[WorkerEndpoint]] = {host.name: [] for host in fleet.workers}
     for endpoint in endpoints:
@@ -186,16 +187,28 @@ class _RoutesSource:
         return self._known[key]
 
 
-def _edge_services(endpoints: Sequence[Endpoint], unreachable: frozenset[str]) -> tuple[EdgeService, ...]:
+def _edge_services(
+    endpoints: Sequence[Endpoint], unreachable: frozenset[str], draining: frozenset[str]
+) -> tuple[EdgeService, ...]:
     grouped: dict[tuple[str, str, int, int, str], list[ServiceBackend]] = {}
+    deadlines: dict[str, int] = {}
     for endpoint in endpoints:
         key = endpoint.key
-        weight = 0 if key.worker in unreachable else endpoint.share
-        backend = ServiceBackend(endpoint.id, key.worker, weight)
-        service = (key.service, key.vip, key.port, key.last_port, endpoint.affinity)
+        deadlines[key.service] = endpoint.service.drain_deadline
+        weight, old = endpoint.backend.share, endpoint.backend.drain_share
+        if key.worker in draining:
+            weight, old = 0, old or weight
+        if key.worker in unreachable:
+            weight = old = 0
+        backend = ServiceBackend(endpoint.id, key.worker, weight, old or None)
+        service = (key.service, key.vip, key.port, key.last_port, endpoint.service.affinity)
         grouped.setdefault(service, []).append(backend)
     return tuple(
-        EdgeService(*service, tuple(sorted(backends, key=lambda item: item.endpoint_id)))
+        EdgeService(
+            *service,
+            tuple(sorted(backends, key=lambda item: item.endpoint_id)),
+            deadlines[service[0]] if any(backend.drain_weight for backend in backends) else None,
+        )
         for service, backends in sorted(grouped.items())
     )
 
@@ -227,7 +240,8 @@ def _worker_endpoint(endpoint: Endpoint) -> WorkerEndpoint:
         last_port=key.last_port,
         container_address=key.container_address,
         container_port=key.container_port,
-        reply="direct" if endpoint.reply == "direct" else None,
+        drain_idle=endpoint.service.drain_idle,
+        reply="direct" if endpoint.service.reply == "direct" else None,
     )
 
 
@@ -248,13 +262,15 @@ def _key_warnings(missing: Sequence[str], services: Sequence[EdgeService], predi
 
 
 def _dead_warnings(dead: frozenset[str], services: Sequence[EdgeService]) -> list[str]:
-    """Not an error: whoever marks a worker dead wants its packets gone from it, whatever else is true."""
+    """Not an error: whoever marks a worker wants its packets gone from it, whatever else is true."""
     unserved = []
     for service in services:
-        workers = {backend.worker for backend in service.backends if backend.weight}
-        if workers and workers <= dead:
+        able = [backend for backend in service.backends if backend.weight or backend.drain_weight]
+        if able and not any(backend.weight and backend.worker not in dead for backend in able):
             unserved.append(_named(service))
-    return [f"every worker that serves {_shown(unserved)} is marked dead: its packets are dropped"] if unserved else []
+    if not unserved:
+        return []
+    return [f"every worker that serves {_shown(unserved)} is marked dead or drains: new flows are dropped"]
 
 
 def _shared_port_warnings(endpoints: Sequence[Endpoint]) -> list[str]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from ansible_collections.edgewire.fleet.plugins.module_utils.plan.hashing import stable_hash
-from ansible_collections.edgewire.fleet.plugins.module_utils.plan.services import Service
+from ansible_collections.edgewire.fleet.plugins.module_utils.plan.services import Backend, Service
 
 
 class EndpointKey(NamedTuple):
@@ -35,18 +35,17 @@ class EndpointKey(NamedTuple):
 
 @dataclass(frozen=True)
 class Endpoint:
-    """An endpoint with its id, its share of the service's new flows, and the service's options."""
+    """An endpoint with its id, and the backend and service of the inventory that it is of."""
 
     id: int
     key: EndpointKey
-    share: int
-    affinity: str
-    reply: str
+    backend: Backend
+    service: Service
 
 
 def endpoints_of(services: Iterable[Service]) -> list[Endpoint]:
     """Every endpoint of the services, sorted by its key."""
-    found: dict[EndpointKey, tuple[int, str, str]] = {}
+    found: dict[EndpointKey, tuple[Backend, Service]] = {}
     for service in services:
         for vip in service.vips:
             for backend in service.backends:
@@ -62,7 +61,7 @@ def endpoints_of(services: Iterable[Service]) -> list[Endpoint]:
                         container_port=container_ports.first,
                         last_port=ports.last,
                     )
-                    found[key] = (backend.share, service.affinity, service.reply)
+                    found[key] = (backend, service)
     ids = assign_endpoint_ids(found)
     return [Endpoint(ids[key], key, *found[key]) for key in sorted(found)]
 

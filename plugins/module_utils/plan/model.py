@@ -89,11 +89,15 @@ class RelayHost:
 
 @dataclass(frozen=True)
 class ServiceBackend:
-    """One backend of one EdgeService; weight 0 gets no new flows."""
+    """One backend of one EdgeService; weight 0 gets no new flows.
+
+    ``drain_weight`` is the weight by which it had the flows that it may finish.
+    """
 
     endpoint_id: int
     worker: str
     weight: int
+    drain_weight: int | None = None
 
 
 @dataclass(frozen=True)
@@ -101,7 +105,8 @@ class EdgeService:
     """One VIP x port or port range, and its backends, sorted by endpoint id.
 
     ``port`` is the first port and ``last_port`` the last, the same for a single one. ``affinity``
-    is what keeps to one backend: a "flow" or a "client".
+    is what keeps to one backend: a "flow" or a "client". ``drain_deadline`` is there while a
+    backend drains: for how many seconds it may keep flows.
     """
 
     name: str
@@ -110,6 +115,7 @@ class EdgeService:
     last_port: int
     affinity: str
     backends: tuple[ServiceBackend, ...]
+    drain_deadline: int | None = None
 
 
 @dataclass(frozen=True)
@@ -150,7 +156,7 @@ class WorkerEndpoint:
 
     Port p of ``port`` to ``last_port`` is the container's ``container_port`` + p - ``port``. The
     two addresses are of one family. ``reply`` is "direct" where replies leave through the worker's
-    own uplink.
+    own uplink; ``drain_idle`` how many seconds a flow may be silent while the endpoint drains.
     """
 
     endpoint_id: int
@@ -160,6 +166,7 @@ class WorkerEndpoint:
     last_port: int
     container_address: str
     container_port: int
+    drain_idle: int
     reply: str | None = None
 
 

@@ -21,22 +21,34 @@ from ansible_collections.edgewire.fleet.plugins.module_utils.plan.ports import (
 from ansible_collections.edgewire.fleet.plugins.module_utils.plan.problems import Problems
 
 VARIABLE = "edgewire_services"
-_SERVICE_KEYS = frozenset({"name", "vips", "ports", "affinity", "reply", "sources", "limits", "backends"})
+_SERVICE_KEYS = frozenset(
+    {"name", "vips", "ports", "affinity", "reply", "drain_idle", "drain_deadline", "sources", "limits", "backends"}
+)
 _BACKEND_KEYS = frozenset({"worker", "address", "address_ipv6", "port", "weight", "state"})
 # The key that bears the container's address of each family.
 _ADDRESS_KEYS: Mapping[int, str] = {4: "address", 6: "address_ipv6"}
 _affinity = convert.choice(("flow", "client"))
 _reply = convert.choice(("edge", "direct"))
-_state = convert.choice(("live", "dead"))
+_state = convert.choice(("live", "drain", "dead"))
+_DRAIN_IDLE, _DRAIN_DEADLINE = 60, 600
+# A day, and a week: what is meant to go on for longer is no drain.
+_drain_idle = convert.integer(1, 86_400, "seconds")
+_drain_deadline = convert.integer(1, 604_800, "seconds")
 # A table has 65,521 slots at most, so finer shares than these would not show.
 _weight = convert.integer(0, 65535)
+_OPTIONS: Mapping[str, Callable[[object], Any]] = {
+    "affinity": _affinity,
+    "reply": _reply,
+    "drain_idle": _drain_idle,
+    "drain_deadline": _drain_deadline,
+}
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Backend:
-    """One container on one worker; weight 0 drains, and one that is dead gets nothing at all.
+    """One container on one worker; one of weight 0 drains, and one that is dead gets nothing at all.
 
     It has an address of each family that the service's VIPs have. ``ports`` are its ports for each
     of the service's.
@@ -54,6 +66,12 @@ class Backend:
         """Its weight among those that new flows go to."""
         return self.weight if self.state == "live" else 0
 
+    @property
+    def drain_share(self) -> int:
+        """While it drains, the weight by which it had its flows; else 0."""
+        drains = self.state == "drain" or (self.state == "live" and not self.weight)
+        return max(self.weight, 1) if drains else 0
+
     def address_for(self, vip: Address) -> Address | None:
         """The container's address of the VIP's family."""
         return self.address if vip.version == 4 else self.address_ipv6
@@ -67,7 +85,7 @@ class Backend:
 @dataclass(frozen=True)
 class Service:
     """VIPs x UDP ports → backends; every list sorted, so the order in the inventory does not
-    matter.
+    matter. ``drain_idle`` and ``drain_deadline`` are seconds.
     """
 
     name: str
@@ -77,6 +95,8 @@ class Service:
     backends: tuple[Backend, ...]
     reply: str = "edge"
     filter: Filter = field(default_factory=Filter)
+    drain_idle: int = _DRAIN_IDLE
+    drain_deadline: int = _DRAIN_DEADLINE
 
 
 def parse_services(raw: object, workers: Collection[str], problems: Problems) -> list[Service]:
@@ -118,8 +138,8 @@ def _parse_service(number: int, item: Mapping[str, Any], workers: Collection[str
     ports = sorted(_parse_list(raw_ports, "ports", port_range, subject, problems))
     for (one, _), (other, _) in overlaps((item, None) for item in ports):
         problems.add(subject, "ports", f"{one} and {other} overlap")
-    options = {"affinity": "flow", "reply": "edge"}
-    for key, converter in (("affinity", _affinity), ("reply", _reply)):
+    options: dict[str, Any] = {"affinity": "flow"}
+    for key, converter in _OPTIONS.items():
         if item.get(key) is not None:
             try:
                 options[key] = converter(item[key])
@@ -127,7 +147,7 @@ def _parse_service(number: int, item: Mapping[str, Any], workers: Collection[str
                 problems.add(subject, key, str(error))
     backends = _parse_backends(item.get("backends"), vips, ports, workers, subject, problems)
     held = parse_filter(item, subject, problems)
-    return Service(name, tuple(vips), tuple(ports), options["affinity"], tuple(backends), options["reply"], held)
+    return Service(name, tuple(vips), tuple(ports), backends=tuple(backends), filter=held, **options)
 
 
 def _parse_list(
@@ -177,7 +197,7 @@ def _parse_backends(
             backends[number] = backend
     _check_backends(backends, subject, problems)
     if len(backends) == len(raw) and not any(item.share for item in backends.values()):
-        problems.add(subject, "backends", "no live backend: every weight is 0, or its backend is dead")
+        problems.add(subject, "backends", "no live backend: every weight is 0, or its backend drains or is dead")
     return list(backends.values())
 
 

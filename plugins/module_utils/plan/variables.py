@@ -68,7 +68,7 @@ HOST_VARIABLES: Mapping[str, Variable] = {
     "edgewire_reply_interface": Variable(None, convert.interface),
     "edgewire_xdp_mode": Variable("native", convert.choice(("native", "generic"))),
     "edgewire_container_interface": Variable("podman0", convert.interface),
-    "edgewire_worker_state": Variable("live", convert.choice(("live", "dead"))),
+    "edgewire_worker_state": Variable("live", convert.choice(("live", "drain", "dead"))),
     "edgewire_wireguard_interface": Variable("wg0", convert.interface),
     "edgewire_wireguard_mtu": Variable(
         1420, convert.integer(SMALLEST_MTU, 65455, "(1280 for IPv6 and 24 for the relay header)")

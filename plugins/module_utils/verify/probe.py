@@ -16,15 +16,20 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from ansible_collections.edgewire.fleet.plugins.module_utils.bpf import libbpf
-from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.edge_state import EdgeWanted, ServiceWanted
+from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.edge_state import (
+    BackendWanted,
+    EdgeWanted,
+    ServiceWanted,
+)
 
 XDP_VERDICTS = {0: "XDP_ABORTED", 1: "XDP_DROP", 2: "XDP_PASS", 3: "XDP_TX", 4: "XDP_REDIRECT"}
 
 # Clients that cannot exist: the benchmark networks of RFC 2544 and RFC 5180 are not routed.
-CLIENT = "198.18.0.1"
-CLIENT6 = "2001:2::1"
+CLIENTS = {4: ipaddress.ip_network("198.18.0.0/15"), 6: ipaddress.ip_network("2001:2::/48")}
+MOST_CLIENTS = 65_536
 CLIENT_PORT = 40_000
 TTL = 64
+MAX_PROBES = 32  # bpf/services.h
 _MARK = struct.pack("=I", 0x65646765)
 _ETHERNET = bytes.fromhex("020000000001020000000002")
 _PAYLOAD = b"edgewire probe"
@@ -106,17 +111,49 @@ def _ipv6(source: str, destination: str, hop_limit: int, extension: bytes, paylo
     return struct.pack("!IHBB", 6 << 28, length, first, hop_limit) + addresses + extension
 
 
+def _place_of(service: ServiceWanted, client: str) -> int:
+    """A client's place in the service's table; the twin of ``place_of`` in bpf/services.h."""
+    hashed = flow_hash(client, CLIENT_PORT, service.port, by_client=service.by_client)
+    return hashed * len(service.table) >> 32
+
+
+def _clients_of(service: ServiceWanted, wanted: EdgeWanted) -> Iterator[str]:
+    """Clients that cannot exist and, where the service's list denies those, addresses that it allows."""
+    held, version = wanted.filter_of(service), 6 if ":" in service.vip else 4
+    for number in range(1, MOST_CLIENTS):
+        client = str(CLIENTS[version][number])
+        if held is None or held.lets_in(client):
+            yield client
+    if held is not None:
+        allowed = (ipaddress.ip_address(source.network) for source in sorted(held.sources) if source.allowed)
+        yield from (str(first) for first in allowed if first.version == version and held.lets_in(str(first)))
+
+
 def client_of(service: ServiceWanted, wanted: EdgeWanted) -> str:
-    """The client that the probe is from: one that cannot exist or, where the service's list denies that one, an
-    address that the list allows, if it allows any.
+    """The client that the probe is from: the first whose place means the same in both tables of a service that drains.
+
+    Where a packet of another goes depends on time, and on what the worker knows. If the service lets nobody in, it is
+    one that cannot exist.
     """
-    client = CLIENT6 if ":" in service.vip else CLIENT
-    held = wanted.filter_of(service)
-    if held is None or held.lets_in(client):
-        return client
-    allowed = (source for source in sorted(held.sources) if source.allowed and (":" in source.text) == (":" in client))
-    firsts = (str(ipaddress.ip_address(source.network)) for source in allowed)
-    return next((first for first in firsts if held.lets_in(first)), client)
+    first = ""
+    for client in _clients_of(service, wanted):
+        place = _place_of(service, client)
+        if not service.is_draining or service.table[place] == service.drain_table[place]:
+            return client
+        first = first or client
+    return first or str(CLIENTS[6 if ":" in service.vip else 4][1])
+
+
+def backend_of(service: ServiceWanted, wanted: EdgeWanted, client: str) -> BackendWanted | None:
+    """The backend that a client's packet goes to: the first along the table whose worker lives."""
+    if not service.table:
+        return None
+    place, by_id = _place_of(service, client), {backend.endpoint_id: backend for backend in service.backends}
+    for number in range(1 + MAX_PROBES):
+        backend = by_id[service.table[(place + number) % len(service.table)]]
+        if backend.worker not in wanted.dead_workers:
+            return backend
+    return None
 
 
 def _udp(service: ServiceWanted, client: str) -> bytes:
@@ -140,12 +177,10 @@ def packet_to(service: ServiceWanted, client: str) -> bytes:
 
 def relayed(service: ServiceWanted, wanted: EdgeWanted, client: str) -> bytes | None:
     """What the edge must make of :func:`packet_to`, metadata first; None where it must drop it."""
-    table, held = service.table, wanted.filter_of(service)
-    if not table or (held is not None and not held.lets_in(client)):
+    held, backend = wanted.filter_of(service), backend_of(service, wanted, client)
+    if backend is None or (held is not None and not held.lets_in(client)):
         return None
-    hashed = flow_hash(client, CLIENT_PORT, service.port, by_client=service.by_client)
-    endpoint_id = table[hashed * len(table) >> 32]
-    worker = wanted.workers[next(b.worker for b in service.backends if b.endpoint_id == endpoint_id)]
+    endpoint_id, worker = backend.endpoint_id, wanted.workers[backend.worker]
     udp = _udp(service, client)
     if ":" in service.vip:
         client_bytes = socket.inet_pton(socket.AF_INET6, client)

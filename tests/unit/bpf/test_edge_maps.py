@@ -73,7 +73,11 @@ def wanted_states(draw: st.DrawFn) -> EdgeWanted:
     for number in sorted(draw(st.sets(st.integers(0, len(CLAIMS) - 1), max_size=5))):
         chosen = sorted(draw(st.sets(st.integers(1, 4), max_size=3)))
         backends = tuple(
-            BackendWanted(number * 10 + n, draw(st.sampled_from(sorted(WORKERS))), draw(st.integers(0, 3)))
+            BackendWanted(
+                number * 10 + n,
+                draw(st.sampled_from(sorted(WORKERS))),
+                *draw(st.sampled_from([(0, 0), (1, 0), (2, 0), (3, 0), (0, 1), (0, 2)])),
+            )
             for n in chosen
         )
         services.append(ServiceWanted(f"service{number}", *CLAIMS[number], backends, draw(st.booleans())))
@@ -118,6 +122,7 @@ def resolve(state: EdgeState) -> dict[str, Any]:
     """What the maps mean, indices gone: per lookup entry its table, per endpoint its record and its way back."""
     return {
         "config": dict(state.config),
+        "draining": {entry: state.draining_of(record) for entry, record in state.entries.items()},
         "workers": {(w["relay"], w["relay6"]): w["state"] for w in state.workers.values()},
         "entries": {
             entry: (state.table_of(record), record["flags"], filter_meaning(state, record["filter"]))
@@ -149,6 +154,11 @@ def meaning(wanted: EdgeWanted) -> dict[str, Any]:
         "config": wanted.config,
         "entries": {
             entry: (service.table, service.flags, wanted_filter(wanted, service.name))
+            for service in wanted.services
+            for entry in entries_of(service.claim)
+        },
+        "draining": {
+            entry: set(service.drain_table) - set(service.table)
             for service in wanted.services
             for entry in entries_of(service.claim)
         },
@@ -203,7 +213,7 @@ def test_every_packet_on_the_way_finds_a_backend(old: EdgeWanted, new: EdgeWante
     mine: dict[edge_state.Entry, tuple[Claim, set[int]]] = {}
     for service in (*old.services, *new.services):
         for entry in entries_of(service.claim):
-            mine.setdefault(entry, (service.claim, set()))[1].update(service.table)
+            mine.setdefault(entry, (service.claim, set()))[1].update(service.table, service.drain_table)
     stay = {s.claim for s in old.services} & {s.claim for s in new.services}
     replies = {b.endpoint_id for s in old.services for b in s.backends}
     replies &= {b.endpoint_id for s in new.services for b in s.backends}
@@ -344,6 +354,65 @@ def test_steps_speak_of_addresses_names_and_shares() -> None:
     assert (step.verb, step.kind, step.name) == ("change", "backend", "dns on worker1 (7)")
     assert step.before == {**backend, "reply_entry": False}
     assert step.after == backend
+
+
+def drained_backend(eid: int, weight: int = 1) -> BackendWanted:
+    """A backend that drains."""
+    return BackendWanted(eid, "worker2", 0, weight)
+
+
+def drain(*ids: int, deadline: int = 600) -> EdgeWanted:
+    """A service of four backends of which these drain."""
+    backends = tuple(drained_backend(n) if n in ids else BackendWanted(n, "worker1", 1) for n in (1, 2, 3, 4))
+    return edge(ServiceWanted("dns", "203.0.113.53", 53, 53, backends, drain_deadline=deadline))
+
+
+def asked_until(maps: FakeMaps) -> dict[int, float]:
+    """Until when each endpoint is asked for flows, in seconds."""
+    return {b["endpoint_id"]: b["asked_until"] / 10**9 for b in state_of(maps).backends.values()}
+
+
+def at(second: int, wanted: EdgeWanted, maps: FakeMaps) -> list[Step]:
+    """Plan and write at a time; the steps."""
+    steps, writes = edge_maps.plan(wanted, state_of(maps), now=second * 10**9)
+    maps.apply(writes)
+    return steps
+
+
+def test_a_drain_begins_goes_on_and_ends() -> None:
+    maps = maps_with(drain())
+    assert asked_until(maps) == dict.fromkeys((1, 2, 3, 4), 0)
+    table = state_of(maps).table_of
+    (record,) = state_of(maps).entries.values()
+    before = table(record)
+    (step,) = [step for step in at(100, drain(1), maps) if step.kind == "service"]
+    assert step.after is not None
+    assert step.after["draining"] == ["worker2 (1)"]
+    state = state_of(maps)
+    (record,) = state.entries.values()
+    assert 1 not in state.table_of(record)
+    assert state.draining_of(record) == {1}
+    both = state.slots_of(record)
+    old = [state.backends[slot]["endpoint_id"] for slot in both[record["lut_size"] :]]
+    assert old == before, "the old table, slot by slot"
+    assert asked_until(maps) == dict.fromkeys((1, 2, 3, 4), 700)
+    assert at(200, drain(1), maps) == [], "a deadline that is set is no drift, also when it is over"
+    assert at(900, drain(1), maps) == []
+    at(300, drain(1, 2), maps)
+    assert asked_until(maps) == {1: 700, 2: 900, 3: 900, 4: 900}, "one that joins has a deadline of its own"
+    assert at(301, drain(1, 2), maps) == []
+    assert at(302, drain(), maps) != []
+    assert asked_until(maps) == dict.fromkeys((1, 2, 3, 4), 0)
+    at(400, drain(1), maps)
+    assert asked_until(maps)[1] == 1000, "the next drain has a new deadline"
+
+
+def test_a_deadline_beyond_the_planned_one_is_drift() -> None:
+    """An earlier deadline in the inventory, or a number that is none."""
+    maps = maps_with(drain())
+    at(100, drain(1), maps)
+    at(110, drain(1, deadline=60), maps)
+    assert asked_until(maps)[1] == 170
 
 
 def test_a_worker_dies_and_comes_back_by_one_write() -> None:

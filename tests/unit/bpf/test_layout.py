@@ -74,6 +74,7 @@ def test_every_capacity_is_a_compiler_flag() -> None:
         filters=7,
         sources=8,
         rated_sources=9,
+        moved=14,
         edges=4,
         flows=5,
         vips=11,
@@ -82,8 +83,8 @@ def test_every_capacity_is_a_compiler_flag() -> None:
     )
     assert " ".join(capacity.flags()) == (
         "-DMAX_BACKENDS=2 -DMAX_EDGES=4 -DMAX_FILTERS=7 -DMAX_FLOWS=5 -DMAX_FRAGMENTS=12 -DMAX_HELD_FRAGMENTS=13"
-        " -DMAX_LUT=3 -DMAX_RANGES=6 -DMAX_RATED_SOURCES=9 -DMAX_SERVICES=1 -DMAX_SOURCES=8 -DMAX_STATS=2"
-        " -DMAX_VIPS=11 -DMAX_WORKERS=10"
+        " -DMAX_LUT=3 -DMAX_MOVED=14 -DMAX_RANGES=6 -DMAX_RATED_SOURCES=9 -DMAX_SERVICES=1 -DMAX_SOURCES=8"
+        " -DMAX_STATS=2 -DMAX_VIPS=11 -DMAX_WORKERS=10"
     )
 
 

@@ -131,8 +131,8 @@ def test_steps_speak_of_addresses_and_names() -> None:
     maps.apply(plan(worker(endpoint(7)), maps)[1])
     (step,) = plan(worker(endpoint(7, "10.88.0.54")), maps)[0]
     assert (step.verb, step.kind, step.name) == ("change", "endpoint", "dns (7)")
-    assert step.before == {"service": "203.0.113.53:53/udp", "container": "10.88.0.53 port 5353"}
-    assert step.after == {"service": "203.0.113.53:53/udp", "container": "10.88.0.54 port 5353"}
+    assert step.before == {"service": "203.0.113.53:53/udp", "container": "10.88.0.53 port 5353", "drain_idle": "60 s"}
+    assert step.after == {"service": "203.0.113.53:53/udp", "container": "10.88.0.54 port 5353", "drain_idle": "60 s"}
     steps = plan(worker(edges=2), maps)[0]
     assert {(s.verb, s.kind, s.name) for s in steps} == {
         ("remove", "endpoint", "7"),

@@ -1,0 +1,108 @@
+# SPDX-FileCopyrightText: 2026 The edgewire.fleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the plan makes of backends and workers that drain or are dead, and of services' ways of replying."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from ansible_collections.edgewire.fleet.plugins.module_utils.plan.build import FleetPlan, plan_fleet
+from ansible_collections.edgewire.fleet.plugins.module_utils.plan.model import EdgeService, HostPlan
+
+Inventory = dict[str, Any]
+MakeFleet = Callable[..., Inventory]
+KeyOf = Callable[[str], str]
+
+
+def planned(fleet: Inventory, key_of: KeyOf) -> FleetPlan:
+    """The plan, once through JSON."""
+    plan = plan_fleet(fleet, {name: key_of(name) for name in fleet["hosts"]})
+    assert all(HostPlan.from_dict(host.to_dict()) == host for host in plan.hosts)
+    return plan
+
+
+def dns_of(plan: FleetPlan) -> EdgeService:
+    """The one service, as the first edge has it."""
+    assert plan.hosts[0].edge is not None
+    (service,) = plan.hosts[0].edge.services
+    return service
+
+
+@pytest.mark.parametrize(
+    ("change", "weights"),
+    [
+        ({}, (1, None)),
+        ({"weight": 5}, (5, None)),
+        ({"weight": 0}, (0, 1)),
+        ({"state": "drain"}, (0, 1)),
+        ({"state": "drain", "weight": 5}, (0, 5)),
+        ({"state": "drain", "weight": 0}, (0, 1)),
+        ({"state": "dead"}, (0, None)),
+        ({"state": "dead", "weight": 0}, (0, None)),
+        ({"state": "live", "weight": 2}, (2, None)),
+    ],
+)
+def test_a_backends_state(
+    make_fleet: MakeFleet, key_of: KeyOf, change: dict[str, Any], weights: tuple[int, int | None]
+) -> None:
+    fleet = make_fleet()
+    fleet["vars"]["edgewire_services"][0]["backends"][0].update(change)
+    plan = planned(fleet, key_of)
+    service = dns_of(plan)
+    backends = {backend.worker: (backend.weight, backend.drain_weight) for backend in service.backends}
+    assert backends == {"worker1": weights, "worker2": (1, None)}
+    assert service.drain_deadline == (600 if weights[1] else None)
+    assert plan.warnings == ()
+    workers = [host.worker for host in plan.hosts if host.worker]
+    assert [len(worker.endpoints) for worker in workers] == [1, 1], "its replies still come through"
+
+
+def test_how_long_a_drain_takes_is_the_services_to_say(make_fleet: MakeFleet, key_of: KeyOf) -> None:
+    fleet = make_fleet()
+    service = fleet["vars"]["edgewire_services"][0]
+    service.update(drain_idle=30, drain_deadline="90", reply="direct")
+    service["backends"][0]["state"] = "drain"
+    plan = planned(fleet, key_of)
+    assert dns_of(plan).drain_deadline == 90
+    endpoints = [endpoint for host in plan.hosts if host.worker for endpoint in host.worker.endpoints]
+    assert [(endpoint.drain_idle, endpoint.reply) for endpoint in endpoints] == [(30, "direct")] * 2
+
+
+def test_a_worker_that_drains_drains_all_its_backends(make_fleet: MakeFleet, key_of: KeyOf) -> None:
+    fleet = make_fleet()
+    fleet["vars"]["edgewire_services"][0]["backends"][0]["weight"] = 3
+    fleet["hosts"]["worker1"]["edgewire_worker_state"] = "drain"
+    plan = planned(fleet, key_of)
+    assert {b.worker: (b.weight, b.drain_weight) for b in dns_of(plan).backends} == {
+        "worker1": (0, 3),
+        "worker2": (1, None),
+    }
+    assert plan.warnings == ()
+
+
+def test_a_dead_worker_leaves_the_tables_alone(make_fleet: MakeFleet, key_of: KeyOf) -> None:
+    fleet = make_fleet()
+    alive = planned(fleet, key_of)
+    fleet["hosts"]["worker1"]["edgewire_worker_state"] = "dead"
+    plan = planned(fleet, key_of)
+    assert dns_of(plan) == dns_of(alive)
+    edge = plan.hosts[0].edge
+    assert edge is not None
+    assert {worker.name: worker.state for worker in edge.workers} == {"worker1": "dead", "worker2": None}
+    assert plan.warnings == ()
+
+
+@pytest.mark.parametrize("states", [("dead", "dead"), ("drain", "dead"), ("drain", "drain")])
+def test_a_service_that_nobody_serves_is_a_warning(
+    make_fleet: MakeFleet, key_of: KeyOf, states: tuple[str, str]
+) -> None:
+    """Not an error: what a worker's state is must not wait for the inventory of its services."""
+    fleet = make_fleet()
+    for worker, state in zip(("worker1", "worker2"), states, strict=True):
+        fleet["hosts"][worker]["edgewire_worker_state"] = state
+    (warning,) = planned(fleet, key_of).warnings
+    assert warning == (
+        "every worker that serves dns (203.0.113.53 port 53) is marked dead or drains: new flows are dropped"
+    )
