@@ -19,6 +19,9 @@ PACKAGES := bpftool clang-14 ethtool iproute2 linux-headers-amd64 make openssh-c
 # Only for `make test-kernel`: another kernel, and what boots it without touching this machine's.
 VM_PACKAGES := busybox-static linux-image-amd64 qemu-system-x86
 
+# Only for `make bench`: what the edge is compared with, and the libraries that may be missing here.
+BENCH_PACKAGES := libedit2 libjansson4 libnftables1 libnftnl11 libnginx-mod-stream nftables nginx
+
 .PHONY: help
 help: ## Show what this Makefile can do
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -108,8 +111,18 @@ test-kernel: setup .cache/vm.stamp ## WireGuard, routes and a relayed packet on 
 	touch $@
 
 .PHONY: bench
-bench: setup ## ns/packet of the edge's ingress program beside an empty program in the same run
+bench: setup .cache/bench.stamp ## ns/packet of the programs beside empty ones; packets/s beside nftables and nginx
 	@PYTHONPATH=.collections $(BIN)/python tests/bench/bench_edge.py $(ARGS)
+	$(BIN)/pytest -q -s tests/bench/bench_tc.py
+	PYTHONPATH=.collections $(BIN)/python tests/bench/bench_rivals.py --tools .cache/bench
+
+# What the edge is compared with is unpacked and not installed: nginx would start serving this machine.
+.cache/bench.stamp: Makefile .cache/packages.stamp
+	@rm -rf .cache/bench
+	mkdir -p .cache/bench/packages
+	(cd .cache/bench/packages && apt-get download -qq $(BENCH_PACKAGES))
+	for p in .cache/bench/packages/*.deb; do dpkg-deb --extract "$$p" .cache/bench; done
+	touch $@
 
 .PHONY: bench-fleet
 bench-fleet: setup ## Planning 100 to 10,000 hosts: time and memory, beside a template that loops over hostvars

@@ -25,7 +25,7 @@ static __always_inline int bench_restore(struct xdp_md *ctx, u32 flows)
 		return XDP_ABORTED;
 	*out = *head;
 	*turn += 1;
-	out->ip.saddr = bpf_htonl(0xc6120000 | (*turn * 40503 & (flows - 1)));  /* 198.18.0.0/15 */
+	out->ip.saddr = bpf_htonl(0xc6100000 | (*turn * 40503 & (flows - 1)));  /* 198.16.0.0/12 */
 	return XDP_PASS;
 }
 
@@ -85,13 +85,39 @@ int bench_hit_64k(struct xdp_md *ctx)
 	return bench_undo(ctx, 65536);
 }
 
+int bench_hit_1m(struct xdp_md *ctx)
+{
+	if (edge_xdp(ctx) != XDP_PASS)
+		return XDP_ABORTED;
+	return bench_undo(ctx, 1048576);
+}
+
+static __always_inline int bench_undo6(struct xdp_md *ctx, u32 flows)
+{
+	if (bpf_xdp_adjust_meta(ctx, 4) || bpf_xdp_adjust_head(ctx, sizeof(struct relay6_option)))
+		return XDP_ABORTED;
+	return bench_restore6(ctx, flows);
+}
+
+int bench_hit6_1(struct xdp_md *ctx)
+{
+	if (edge_xdp(ctx) != XDP_PASS)
+		return XDP_ABORTED;
+	return bench_undo6(ctx, 1);
+}
+
 int bench_hit6_64k(struct xdp_md *ctx)
 {
 	if (edge_xdp(ctx) != XDP_PASS)
 		return XDP_ABORTED;
-	if (bpf_xdp_adjust_meta(ctx, 4) || bpf_xdp_adjust_head(ctx, sizeof(struct relay6_option)))
+	return bench_undo6(ctx, 65536);
+}
+
+int bench_hit6_1m(struct xdp_md *ctx)
+{
+	if (edge_xdp(ctx) != XDP_PASS)
 		return XDP_ABORTED;
-	return bench_restore6(ctx, 65536);
+	return bench_undo6(ctx, 1048576);
 }
 
 int bench_miss(struct xdp_md *ctx)

@@ -61,35 +61,43 @@ class Case:
     hits: bool = False
     ranges: bool = False
     denied: bool = False
+    protocol: int = socket.IPPROTO_UDP
 
 
 CASES = (
     Case("bench_empty", "empty"),
     Case("bench_adjust", "empty + adjust_head -/+"),
     Case("bench_frame", "frame only (adjust, undo)"),
+    Case("bench_miss", "not for us: TCP", protocol=socket.IPPROTO_TCP),
+    Case("bench_miss", "not for us: TCP over IPv6", vip=VIP6, protocol=socket.IPPROTO_TCP),
     Case("bench_miss", "miss: port of no service", port=OTHER_PORT),
+    Case("bench_miss", "miss over IPv6", vip=VIP6, port=OTHER_PORT),
     Case("bench_miss", "miss, where there are ranges", port=OTHER_PORT, ranges=True),
     Case("bench_hit_1", "hit, 1 flow (+ undo)", hits=True),
     Case("bench_hit_64k", "hit, 65,536 flows (+ undo)", hits=True),
+    Case("bench_hit_1m", "hit, 1,048,576 flows (+ undo)", hits=True),
     Case("bench_hit_64k", "hit in a range, 65,536 (+ undo)", port=RANGE_PORT, hits=True, ranges=True),
     Case("bench_hit_64k", "hit, list of 1,000 networks (+ undo)", port=LISTED_PORT, hits=True),
     Case("bench_hit_64k", "hit, service rate (+ undo)", port=RATED_PORT, hits=True),
     Case("bench_hit_64k", "hit, both rates, 65,536 (+ undo)", port=SOURCE_RATED_PORT, hits=True),
     Case("bench_miss", "source denied", port=DENIED_PORT, denied=True),
+    Case("bench_hit6_1", "hit IPv6, 1 flow (+ undo)", vip=VIP6, hits=True),
     Case("bench_hit6_64k", "hit IPv6, 65,536 (+ undo)", vip=VIP6, hits=True),
+    Case("bench_hit6_1m", "hit IPv6, 1,048,576 (+ undo)", vip=VIP6, hits=True),
 )
-FRAME_LINE, HIT_LINE = CASES[2], CASES[6]
+FRAME_LINE = next(case for case in CASES if case.program == "bench_frame")
+HIT_LINE = next(case for case in CASES if case.program == "bench_hit_64k")
 
 
-def packet(vip: str, port: int) -> bytes:
+def packet(vip: str, port: int, protocol: int = socket.IPPROTO_UDP) -> bytes:
     """A 64-byte frame (60 and what the wire adds) to a service's address; two bytes longer in IPv6."""
     ethernet = bytes.fromhex("020000000001020000000007")
     if ":" in vip:
         source, destination = (socket.inet_pton(socket.AF_INET6, a) for a in ("2001:2::", vip))
-        ip6 = struct.pack("!IHBB", 6 << 28, 8, 17, 64) + source + destination
+        ip6 = struct.pack("!IHBB", 6 << 28, 8, protocol, 64) + source + destination
         return ethernet + b"\x86\xdd" + ip6 + struct.pack("!HHHH", 40_000, port, 8, 1)
     udp_length = 60 - 34
-    ip = struct.pack("!BBHHHBBH", 0x45, 0, 46, 1, 0, 64, 17, 0) + socket.inet_aton("198.18.0.0")
+    ip = struct.pack("!BBHHHBBH", 0x45, 0, 46, 1, 0, 64, protocol, 0) + socket.inet_aton("198.16.0.0")
     udp = struct.pack("!HHHH", 40_000, port, udp_length, 0)
     return ethernet + b"\x08\x00" + ip + socket.inet_aton(vip) + udp + bytes(udp_length - 8)
 
@@ -119,7 +127,7 @@ def wanted() -> edge_state.EdgeWanted:
 def filters_wanted() -> tuple[filters.FilterWanted, ...]:
     """A list of a thousand networks, the same with the clients denied, and rates that nobody here comes up to."""
     others = {filters.source_of(f"10.{n % 250}.{n // 250}.0/24", allowed=False) for n in range(NETWORKS)}
-    clients = filters.source_of("198.18.0.0/15", allowed=False)
+    clients = filters.source_of("198.16.0.0/12", allowed=False)
     most = filters.Rate(filters.HIGHEST_RATE, filters.HIGHEST_RATE)
     return (
         filters.FilterWanted(f"service{40_000 + LISTED_PORT}", frozenset(others)),
@@ -157,7 +165,7 @@ def measure(case: Case, loaded: compiler.Loaded, maps: map_io.Maps, repeat: int)
     """Nanoseconds a packet; checks that the program did what the line says."""
     config = {**wanted().config, "flags": layout.EDGE_HAS_RANGES if case.ranges else 0}
     map_io.write(maps, [("ew_config", layout.U32.pack({}), layout.EDGE_CONFIG.pack(config))])
-    frame, before = packet(case.vip, case.port), relayed(maps)
+    frame, before = packet(case.vip, case.port, case.protocol), relayed(maps)
     run = libbpf.run_program(loaded.programs[case.program], frame, repeat=repeat)
     count = relayed(maps) - before
     verdict = XDP_DROP if case.denied else XDP_PASS
