@@ -87,7 +87,7 @@ test: setup ## Unit tests, kernel tests in namespaces, and the end-to-end run in
 # EDGEWIRE_FUZZ_SEED takes one, EDGEWIRE_FUZZ_PACKETS how many packets a program gets, about.
 .PHONY: fuzz
 fuzz: setup ## A million mutated packets through the programs and through their specification in Python
-	@EDGEWIRE_FUZZ_PACKETS=$${EDGEWIRE_FUZZ_PACKETS:-200000} EDGEWIRE_FUZZ_SEED=$${EDGEWIRE_FUZZ_SEED:-$$RANDOM$$RANDOM} \
+	@EDGEWIRE_FUZZ_PACKETS=$${EDGEWIRE_FUZZ_PACKETS:-220000} EDGEWIRE_FUZZ_SEED=$${EDGEWIRE_FUZZ_SEED:-$$RANDOM$$RANDOM} \
 	  $(BIN)/pytest -s tests/kernel/test_model.py $(ARGS)
 
 # Debian's own kernel in a virtual machine over this machine's root, read-only. Its WireGuard is a real one; this
