@@ -34,6 +34,10 @@ _BOX_SETTINGS = {
     "net/ipv6/conf/all/accept_dad": "0",
     "net/ipv6/conf/default/accept_dad": "0",
     "net/ipv6/conf/default/accept_ra": "0",
+    # As where the kernel has bridge netfilter as a module, which podman does not load: it would put a container's
+    # fragments together before anybody on the bridge sees them.
+    "net/bridge/bridge-nf-call-iptables": "0",
+    "net/bridge/bridge-nf-call-ip6tables": "0",
 }
 
 
