@@ -19,18 +19,15 @@ static __always_inline struct backend *backend_of_endpoint(__be32 endpoint_id)
 static __always_inline int send_first(struct __sk_buff *skb, const struct edge_config *config,
 				      struct datagram_key *key, struct datagram *datagram, __u32 option_bytes)
 {
-	__u32 waiting;
-
 	datagram->way = DATAGRAM_RELAYED;
 	datagram->first_seen = seconds_since_boot();
 	ew_fragments.update(key, datagram);
-	waiting = count_waiting(key);
-	if (!waiting)
+	if (!any_waits(key))
 		return bpf_redirect(config->wireguard_ifindex, 0);
 	bpf_clone_redirect(skb, config->wireguard_ifindex, 0);
 	/* The kernel cuts no packet short of its transport header: that shall be where the held ones have theirs. */
 	if (!bpf_skb_adjust_room(skb, -(__s32)option_bytes, BPF_ADJ_ROOM_NET, BPF_F_ADJ_ROOM_FIXED_GSO))
-		release_held(skb, key, waiting);
+		release_held(skb, key);
 	return TC_ACT_STOLEN;
 }
 

@@ -214,29 +214,27 @@ static __always_inline int relay_later6(struct __sk_buff *skb, const struct ipv6
 	return bpf_redirect(ifindex, 0);
 }
 
-/* How many fragments wait for their datagram's first one; more where some were pushed out meanwhile. */
-static __always_inline __u32 count_waiting(const struct datagram_key *key)
+static __always_inline int any_waits(const struct datagram_key *key)
 {
 	struct held_key at = {.datagram = *key};
-	struct held *held = ew_held.lookup(&at);
 
-	return held ? held->last_number + 1 : 0;
+	return ew_held.lookup(&at) != 0;
 }
 
 /* Let a datagram's fragments that wait be received once more. The packet is used up for it. */
-static __always_inline void release_held(struct __sk_buff *skb, const struct datagram_key *key, __u32 waiting)
+static __always_inline void release_held(struct __sk_buff *skb, const struct datagram_key *key)
 {
 	struct held_key at = {.datagram = *key};
 	__u32 zero = 0;
 	struct held_count *count = ew_held_count.lookup(&zero);
 
 	skb->mark = HELD_MARK;
+	/* Linux 6.1's verifier sees the end of a loop in a constant, not in how many there are. */
+#pragma unroll
 	for (__u32 number = 0; number < MAX_HELD_OF_DATAGRAM; number++) {
 		struct held *held;
 		__u32 length;
 
-		if (number >= waiting)
-			break;
 		at.number = number;
 		held = ew_held.lookup(&at);
 		if (!held)
@@ -257,15 +255,12 @@ static __always_inline void release_held(struct __sk_buff *skb, const struct dat
  */
 static __always_inline int lead_datagram(struct __sk_buff *skb, struct datagram_key *key, struct datagram *datagram)
 {
-	__u32 waiting;
-
 	datagram->first_seen = seconds_since_boot();
 	ew_fragments.update(key, datagram);
-	waiting = count_waiting(key);
-	if (!waiting)
+	if (!any_waits(key))
 		return 0;
 	bpf_clone_redirect(skb, skb->ifindex, BPF_F_INGRESS);
-	release_held(skb, key, waiting);
+	release_held(skb, key);
 	return 1;
 }
 
