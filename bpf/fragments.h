@@ -228,6 +228,8 @@ static __always_inline void release_held(struct __sk_buff *skb, const struct dat
 	__u32 zero = 0;
 	struct held_count *count = ew_held_count.lookup(&zero);
 
+	if (!count)
+		return;
 	skb->mark = HELD_MARK;
 	/* Linux 6.1's verifier sees the end of a loop in a constant, not in how many there are. */
 #pragma unroll
@@ -243,7 +245,7 @@ static __always_inline void release_held(struct __sk_buff *skb, const struct dat
 		if (!is_over(held->held_since) && length >= ETH_HLEN && length <= HELD_FRAME_BYTES &&
 		    !bpf_skb_change_tail(skb, length, 0) &&
 		    !bpf_skb_store_bytes(skb, 0, held->frame, length, BPF_F_RECOMPUTE_CSUM) &&
-		    !bpf_clone_redirect(skb, skb->ifindex, BPF_F_INGRESS) && count)
+		    !bpf_clone_redirect(skb, skb->ifindex, BPF_F_INGRESS))
 			count->released += 1;
 		ew_held.delete(&at);
 	}
