@@ -61,6 +61,17 @@ def test_removing_one_backend_moves_little_else(ids: set[int], dice: random.Rand
     assert moved / size <= 1 / len(ids) + 0.02
 
 
+@pytest.mark.parametrize("number", [12, 150])
+def test_the_most_backends_of_a_tier_are_not_too_many(number: int) -> None:
+    dice = random.Random(number)
+    ids = dice.sample(range(1, 2**32), number)
+    before = build_table([(ident, 1) for ident in ids], table_size(number))
+    for gone in dice.sample(ids, 3):
+        after = build_table([(ident, int(ident != gone)) for ident in ids], table_size(number))
+        moved = sum(old != new for old, new in zip(before, after, strict=True))
+        assert moved / len(before) <= 1 / number + 0.02
+
+
 def test_sizes() -> None:
     sizes = [table_size(number) for number in range(3000)]
     assert sizes[:3] == [0, 1, 4093]
