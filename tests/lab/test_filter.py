@@ -1,0 +1,75 @@
+# SPDX-FileCopyrightText: 2026 The edgewire.fleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Packet filters on real boxes: who is let in, how much, and what the counters say of the rest."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import yaml
+
+from .support import CLIENTS, CLIENTS6, DNS_VIP, DNS_VIP6, ECHO_VIP, answer, recap, told_by
+
+if TYPE_CHECKING:
+    from .conftest import Lab
+
+pytestmark = pytest.mark.lab
+
+RATE, BURST = 50, 20
+
+
+@pytest.fixture(scope="module", autouse=True)
+def filtered_fleet(lab: Lab, whole_fleet: None, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """A fleet whose DNS is for client1 alone, at a rate; what no service wants is dropped by the edges."""
+    shared = yaml.safe_load((lab.root / "inventories/lab/group_vars/all/edgewire.yml").read_text())
+    for service in shared["edgewire_services"]:
+        if service["name"] == "dns":
+            service["sources"] = {"allow": [f"{CLIENTS['client1']}/32", f"{CLIENTS6['client1']}/128"]}
+            service["limits"] = {"per_source_packets_per_second": RATE, "per_source_burst": BURST}
+    wanted: Path = tmp_path_factory.mktemp("filter") / "wanted.json"
+    wanted.write_text(json.dumps({**shared, "edgewire_drop_unserved": True}))
+    said = lab.playbook("edgewire.fleet.site", "-e", f"@{wanted}", "--diff").stdout
+    assert f"{CLIENTS['client1']}/32" in said, "the diff names the networks"
+    again = recap(lab.playbook("edgewire.fleet.site", "-e", f"@{wanted}").stdout)
+    assert {row["changed"] for row in again.values()} == {0}
+    lab.playbook("edgewire.fleet.verify", "-e", f"@{wanted}")
+
+
+def dropped(lab: Lab) -> Counter[str]:
+    """What edge1 dropped so far, by reason."""
+    told = told_by(lab, "edge1", "forwarder_stats_info")
+    return Counter({drop["reason"]: drop["packets"] for drop in told["edge"]["drops"]})
+
+
+@pytest.mark.parametrize("vip", [DNS_VIP, DNS_VIP6])
+def test_a_denied_client_gets_no_answer_and_the_counter_says_why(lab: Lab, vip: str) -> None:
+    before = dropped(lab)["source_denied"]
+    assert answer(lab, "client1", vip=vip) == "198.18.0.80"
+    assert answer(lab, "client2", vip=vip) == ""
+    assert dropped(lab)["source_denied"] == before + 1
+
+
+@pytest.mark.parametrize("vip", [DNS_VIP, DNS_VIP6])
+def test_a_source_gets_its_rate_and_no_more(lab: Lab, vip: str) -> None:
+    lab.run("client1", "sh", "-c", "echo 'www.edge.example A' > /tmp/queries")
+    load = ("dnsperf", "-s", vip, "-d", "/tmp/queries", "-l", "4", "-Q", "1000", "-c", "8", "-q", "1000", "-t", "1")
+    said = lab.run("client1", *load, timeout=60).stdout
+    completed = int(re.search(r"Queries completed:\s+(\d+)", said)[1])  # type: ignore[index]
+    seconds = float(re.search(r"Run time \(s\):\s+([\d.]+)", said)[1])  # type: ignore[index]
+    assert BURST < completed <= BURST + RATE * seconds, said
+    assert dropped(lab)["source_rate"] > 0
+
+
+def test_what_no_service_wants_is_dropped_and_ping_still_is_not(lab: Lab) -> None:
+    before = dropped(lab)["not_a_service"]
+    lab.run("client2", "sh", "-c", f"echo x | nc -u -n -w 1 {ECHO_VIP} 8", check=False)
+    lab.run("client2", "nc", "-n", "-z", "-w", "1", ECHO_VIP, "80", check=False)
+    after = dropped(lab)["not_a_service"]
+    assert after >= before + 2
+    lab.run("client2", "ping", "-n", "-c", "1", "-W", "1", ECHO_VIP, check=False)
+    assert dropped(lab)["not_a_service"] == after
