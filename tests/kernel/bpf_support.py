@@ -670,7 +670,9 @@ def _is_chatter(packet: bytes) -> bool:
 
 
 def _readable(descriptor: int, deadline: float) -> bool:
-    return bool(select.select([descriptor], [], [], max(0.0, deadline - time.monotonic()))[0])
+    waiting = select.poll()
+    waiting.register(descriptor, select.POLLIN)
+    return bool(waiting.poll(max(0.0, deadline - time.monotonic()) * 1000))
 
 
 class Tun:
@@ -763,7 +765,7 @@ def udp_socket(ns: Netns, address: str, port: int) -> socket.socket:
 
 def has_waiting(made: socket.socket) -> bool:
     """Whether something can be read at once."""
-    return bool(select.select([made], [], [], 0)[0])
+    return _readable(made.fileno(), 0.0)
 
 
 def _script(ns: Netns, commands: str) -> None:

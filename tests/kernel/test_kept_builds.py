@@ -141,3 +141,16 @@ def test_the_builds_of_other_versions_go(edge: tuple[Tun, Wire]) -> None:
     assert sorted(path.name for path in kept_builds.DIRECTORY.iterdir()) == sorted(
         [kept_builds.path_of("edge", BUILD.identity).name, of_worker.name]
     )
+
+
+def test_a_compile_leaves_no_descriptor_open(edge: tuple[Tun, Wire]) -> None:
+    """Whoever compiles often, as these tests do, must not run out of them."""
+
+    def in_use() -> int:
+        return len(list(Path("/proc/self/fd").iterdir()))
+
+    forwarder.ensure(WANTED, BUILD)
+    before = in_use()
+    kept_builds.forget("edge")
+    forwarder.ensure(WANTED, BUILD)
+    assert in_use() == before

@@ -21,14 +21,18 @@ from ansible_collections.edgewire.fleet.plugins.module_utils.errors import Edgew
 class Loaded:
     """A role's programs and maps in the kernel, held by open file descriptors.
 
-    They live as long as ``keep`` does, or what is attached or pinned meanwhile. ``instructions`` are the programs' code
-    as it was loaded: what stands for a map in it is one of the open descriptors.
+    They live until :meth:`close`, and on where they are attached or pinned by then. ``instructions`` are the programs'
+    code as it was loaded: what stands for a map in it is one of the open descriptors.
     """
 
     programs: dict[str, int]
     maps: dict[str, int]
     instructions: dict[str, bytes]
     keep: Any
+
+    def close(self) -> None:
+        """Close all descriptors. By itself, bcc holds them until the process ends."""
+        self.keep.cleanup()
 
 
 @contextlib.contextmanager

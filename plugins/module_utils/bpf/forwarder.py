@@ -115,7 +115,7 @@ def _compiled(desired: Desired, build: Build, stack: ExitStack) -> tuple[dict[st
 
     kinds = _kinds(desired.role)
     loaded = compiler.compile_and_load(desired.role, build.source, build.flags, kinds, desired.build)
-    stack.callback(lambda: loaded)  # bcc closes its descriptors when this goes
+    stack.callback(loaded.close)
     kept_builds.keep(desired.role, desired.build, loaded.instructions, loaded.maps)
     return loaded.programs, loaded.maps
 
