@@ -19,12 +19,15 @@
 
 /*
  * What a packet is on its way for. A byte of the IPv4 option; in IPv6, where no byte is free, one of the experimental
- * option's numbers each: 0x5e, 0x7e, 0x9e.
+ * option's numbers each: 0x5e, 0x7e, 0x9e, 0xbe, 0xde. How often a packet was forwarded is a stage, too, so that it
+ * cannot go round for ever.
  */
 enum relay_stage {
 	RELAY_PLAIN,
 	RELAY_ASK,       /* to a worker: only if the flow is known there; else it goes elsewhere from now on */
 	RELAY_RETURNED,  /* back to the edge: the flow is not known */
+	RELAY_FORWARDED,        /* from a worker that had the endpoint to the one that has it */
+	RELAY_FORWARDED_TWICE,  /* by another such worker once more; not again */
 	RELAY_STAGES,
 };
 #define RELAY6_STAGE_SHIFT 5

@@ -12,40 +12,14 @@
 #include "drops.h"
 #include "events.h"
 #include "extensions.h"
+#include "flows.h"
 #include "fragments.h"
+#include "moved.h"
 #include "relay.h"
 #include "stats.h"
 #include "translate.h"
 #include "tunnel.h"
 #include "worker_maps.h"
-
-static __always_inline __u32 ticks(void)
-{
-	return bpf_ktime_get_coarse_ns() >> TICK_SHIFT;
-}
-
-static __always_inline void touch_flow(struct flow *flow)
-{
-	__u32 now = ticks();
-
-	if (flow->last_seen != now)
-		flow->last_seen = now;
-}
-
-static __always_inline void remember_flow(struct flow_key *key, struct flow *flow)
-{
-	struct flow *known = ew_flows.lookup(key);
-
-	/* A lookup is far cheaper than an insert, and nearly every packet belongs to a flow that is known already. */
-	if (known && known->endpoint_id == flow->endpoint_id && known->port == flow->port &&
-	    known->flags == flow->flags &&
-	    address_equal(&known->edge_relay, &flow->edge_relay) && address_equal(&known->vip, &flow->vip)) {
-		touch_flow(known);
-		return;
-	}
-	flow->last_seen = ticks();
-	ew_flows.update(key, flow);
-}
 
 /* Where a port of an endpoint's VIP is in the container. 0, or negative where the endpoint does not have the port. */
 static __always_inline int container_port_of(const struct endpoint *endpoint, __be16 vip_port, __be16 *container_port)
@@ -76,6 +50,43 @@ static __always_inline int has_flow(struct __sk_buff *skb, __u32 udp_offset, con
 	flow = ew_flows.lookup(&key);
 	return flow && flow->endpoint_id == endpoint_id && flow->port == udp.dest &&
 	       ticks() - flow->last_seen <= endpoint->idle;
+}
+
+/* Send a packet of an endpoint that moved on to where the endpoint is now, or a reply on to its edge. */
+static __always_inline int pass_through(struct __sk_buff *skb, const struct worker_config *config,
+					struct relay_header *relay, const struct endpoint *endpoint,
+					const struct address *from, const struct address *client)
+{
+	int is_later = relay->ip.frag_off & bpf_htons(IP_FRAGMENT_OFFSET_MASK);
+	__be32 endpoint_id = relay->option.endpoint_id;
+	struct passage passage;
+	int dropped;
+
+	dropped = find_passage(skb, is_later ? 0 : relay->ip.ihl * 4, endpoint, from, client, endpoint_id,
+			       relay->option.stage, &passage);
+	if (dropped)
+		return dropped;
+	relay_turn(relay, config->relay.word[3], passage.to.word[3], endpoint_id, passage.stage);
+	count_passage(endpoint, &passage, (__u16)(bpf_ntohs(relay->ip.tot_len) - sizeof(relay->option)));
+	return tunnel_turn(skb, relay, sizeof(*relay), config->wireguard_ifindex);
+}
+
+static __always_inline int pass_through6(struct __sk_buff *skb, const struct worker_config *config,
+					 struct relay6_header *relay, const struct endpoint *endpoint,
+					 const struct address *from, const struct address *client, __u32 udp_offset)
+{
+	__be32 endpoint_id = relay->option.endpoint_id;
+	struct passage passage;
+	int dropped;
+
+	dropped = find_passage(skb, udp_offset, endpoint, from, client, endpoint_id, relay6_stage(&relay->option),
+			       &passage);
+	if (dropped)
+		return dropped;
+	relay6_turn(relay, &config->relay6, &passage.to, endpoint_id, passage.stage);
+	count_passage(endpoint, &passage,
+		      sizeof(relay->ip) + (__u16)(bpf_ntohs(relay->ip.payload_len) - sizeof(relay->option)));
+	return tunnel_turn(skb, relay, sizeof(*relay), config->wireguard_ifindex);
 }
 
 /* The endpoint that a packet from an edge is for; 0 with *reason where edge or endpoint is not known here. */
@@ -160,9 +171,12 @@ static __always_inline int take_in(struct __sk_buff *skb, const struct worker_co
 		return tc_drop(DROP_TTL_EXPIRED);
 	if (!address_is_v4(&endpoint->container))
 		return tc_drop(DROP_UNKNOWN_ENDPOINT);
-	if (relay.option.stage > RELAY_ASK)
+	if (relay.option.stage == RELAY_RETURNED)
 		return tc_drop(DROP_BAD_OPTION);
 	client = address_of_v4(relay.option.client);
+	/* Whoever asks has other backends for a flow that is not known here. */
+	if (endpoint->flags & ENDPOINT_MOVED && relay.option.stage != RELAY_ASK)
+		return pass_through(skb, config, &relay, endpoint, &edge, &client);
 	if (relay.option.stage == RELAY_ASK &&
 	    !has_flow(skb, relay.ip.ihl * 4, endpoint, &client, relay.option.endpoint_id)) {
 		count_event(EVENT_RETURNED);
@@ -186,7 +200,7 @@ static __always_inline int take_in6(struct __sk_buff *skb, const struct worker_c
 	struct udp_place place;
 	struct ipv6hdr ip;
 	__u32 reason = 0;
-	int no_udp;
+	int no_udp, is_later;
 
 	switch (tunnel_read6(skb, &relay, &config->relay6, &reason)) {
 	case TUNNEL_NOT_OURS:
@@ -204,11 +218,18 @@ static __always_inline int take_in6(struct __sk_buff *skb, const struct worker_c
 		return tc_drop(DROP_TTL_EXPIRED);
 	if (address_is_v4(&endpoint->container))
 		return tc_drop(DROP_UNKNOWN_ENDPOINT);
-	if (relay6_stage(&relay.option) > RELAY_ASK)
+	if (relay6_stage(&relay.option) == RELAY_RETURNED)
 		return tc_drop(DROP_BAD_OPTION);
 	client = *(struct address *)relay.option.client;
+	no_udp = find_udp_skb(skb, sizeof(relay), relay.option.next_header, &place);
+	is_later = place.fragment & bpf_htons(IP6_FRAGMENT_OFFSET_MASK);
+	if (no_udp && !is_later)
+		return tc_drop(DROP_NOT_RELAYED);
+	if (endpoint->flags & ENDPOINT_MOVED && relay6_stage(&relay.option) != RELAY_ASK)
+		return pass_through6(skb, config, &relay, endpoint, &edge, &client,
+				     is_later ? 0 : sizeof(relay) + place.offset);
 	if (relay6_stage(&relay.option) == RELAY_ASK) {
-		if (find_udp_skb(skb, sizeof(relay), relay.option.next_header, &place))
+		if (is_later)
 			return tc_drop(DROP_NOT_RELAYED);
 		if (!has_flow(skb, sizeof(relay) + place.offset, endpoint, &client, relay.option.endpoint_id)) {
 			count_event(EVENT_RETURNED);
@@ -219,11 +240,8 @@ static __always_inline int take_in6(struct __sk_buff *skb, const struct worker_c
 	relay6_unwrap(&ip, &relay, &client, &endpoint->container, relay.ip.hop_limit - 1);
 	if (tunnel_strip6(skb, &ip))
 		return tc_drop(DROP_REWRITE_FAILED);
-	no_udp = find_udp_skb(skb, sizeof(ip), ip.nexthdr, &place);
-	if (place.fragment & bpf_htons(IP6_FRAGMENT_OFFSET_MASK))
+	if (is_later)
 		return deliver_later_fragment(skb, config, endpoint, sizeof(ip) + bpf_ntohs(ip.payload_len));
-	if (no_udp)
-		return tc_drop(DROP_NOT_RELAYED);
 	return deliver(skb, config, sizeof(ip) + place.offset, endpoint, &client, &edge, relay.option.endpoint_id,
 		       sizeof(ip) + bpf_ntohs(ip.payload_len));
 }
@@ -251,13 +269,16 @@ int worker_ingress(struct __sk_buff *skb)
 /* The flow that a packet from a container answers, 0 where it answers none that came from an edge. */
 static __always_inline struct flow *answered_flow(struct __sk_buff *skb, __u32 udp_offset, struct flow_key *key)
 {
+	struct flow *flow;
 	struct udphdr udp;
 
 	if (bpf_skb_load_bytes(skb, udp_offset, &udp, sizeof(udp)))
 		return 0;
 	key->container_port = udp.source;
 	key->client_port = udp.dest;
-	return ew_flows.lookup(key);
+	flow = ew_flows.lookup(key);
+	/* A container that has taken a VIP's address cannot answer for an endpoint which moved away. */
+	return flow && !(flow->flags & ENDPOINT_MOVED) ? flow : 0;
 }
 
 /* Give a reply the VIP's address (in the checksum) and port. */

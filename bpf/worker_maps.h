@@ -19,7 +19,7 @@ struct worker_config {
 
 struct endpoint {
 	struct address vip;
-	struct address container;
+	struct address container;  /* of one that moved: the relay address of the worker that has it now */
 	__be16 port;
 	__be16 last_port;
 	__be16 container_port;  /* of the first port; the others follow */
@@ -33,10 +33,11 @@ struct endpoint {
  */
 #define TICK_SHIFT 30
 #define ENDPOINT_DIRECT 1  /* replies leave through this worker's uplink, not through the edge */
+#define ENDPOINT_MOVED 2   /* another worker has it now: what comes for it goes on there */
 
 /* A flow as its reply will look: from the container to the client. */
 struct flow_key {
-	struct address container;
+	struct address container;  /* of an endpoint that moved: the VIP, and its port; no container has that */
 	struct address client;
 	__be16 container_port;
 	__be16 client_port;

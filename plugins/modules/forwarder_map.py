@@ -60,7 +60,10 @@ options:
     type: str
     default: podman0
   workers:
-    description: The workers that backends are on. For O(role=edge).
+    description:
+      - For O(role=edge), the workers that backends are on.
+      - For O(role=worker), the other workers of backends that have moved to or from this one. It takes relayed packets from
+        them, too.
     type: list
     elements: dict
     default: []
@@ -244,6 +247,37 @@ options:
         description: How many seconds a flow may be silent, while the endpoint drains, before it goes elsewhere.
         type: int
         default: 60
+  moved:
+    description:
+      - Endpoints that were on this worker and are on another one now. What an edge that does not know yet still sends here
+        goes on there, and the replies back to that edge. For O(role=worker).
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      endpoint_id:
+        description: Fleet-wide number of this VIP, port and backend, from the plan; the same on both workers.
+        type: int
+        required: true
+      service:
+        description: The service's name.
+        type: str
+        required: true
+      vip:
+        description: Service address, IPv4 or IPv6.
+        type: str
+        required: true
+      port:
+        description: UDP port on the VIP, of a range the first.
+        type: int
+        required: true
+      last_port:
+        description: Last port of a range. Without it the endpoint has the one O(moved[].port).
+        type: int
+      moved_to:
+        description: Name of the one of O(workers) that has the endpoint now.
+        type: str
+        required: true
 seealso:
   - module: edgewire.fleet.forwarder_map_info
   - module: edgewire.fleet.forwarder_stats_info

@@ -92,6 +92,14 @@ worker:
         container_port: 53
         reply: edge
         drain_idle: 60
+    moved:
+      - endpoint_id: 460609398
+        service: echo
+        vip: 203.0.113.7
+        ports: "7"
+        protocol: udp
+        moved_to: worker2
+        moved_to_relay_address: 100.96.0.4
 """
 
 from collections.abc import Mapping

@@ -178,6 +178,7 @@ CLIENT, VIP, ECHO_VIP, CONTAINER, BRIDGE = V4.client, V4.dns_vip, V4.echo_vip, V
 EDGE_RELAY, WORKER_RELAY, WORKER2_RELAY = V4.edge_relay, V4.worker_relay, V4.worker2_relay
 DNS_ENDPOINT, ECHO_ENDPOINT = V4.dns_endpoint, V4.echo_endpoint
 EDGE_RELAYS = Relays(V4.edge_relay, V6.edge_relay)
+EDGE2_RELAYS = Relays(V4.edge2_relay, V6.edge2_relay)
 WORKER_RELAYS = Relays(V4.worker_relay, V6.worker_relay)
 WORKER2_RELAYS = Relays(V4.worker2_relay, V6.worker2_relay)
 
@@ -430,7 +431,7 @@ def frame(packet: bytes, ethertype: int | None = None, source: str = CLIENT_MAC,
 
 
 # What a relay packet is on its way for.
-PLAIN, ASK, RETURNED = range(3)
+PLAIN, ASK, RETURNED, FORWARDED, FORWARDED_TWICE = range(5)
 
 
 def in_stage(relay: bytes, stage: int) -> bytes:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -22,6 +23,7 @@ from ansible_collections.edgewire.fleet.plugins.module_utils.bpf import (
     statistics,
 )
 from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.edge_state import BackendWanted, ServiceWanted
+from ansible_collections.edgewire.fleet.plugins.module_utils.errors import EdgewireError
 from ansible_collections.edgewire.fleet.plugins.module_utils.verify import probe
 from ansible_collections.edgewire.fleet.tests.kernel.bpf_support import (
     ASK,
@@ -31,8 +33,11 @@ from ansible_collections.edgewire.fleet.tests.kernel.bpf_support import (
     CONTAINER_MAC,
     ECHO_CONTAINER_PORT,
     ECHO_PORT,
+    EDGE2_RELAYS,
     EDGE_PARAMS,
     EDGE_RELAYS,
+    FORWARDED,
+    FORWARDED_TWICE,
     PLAIN,
     RETURNED,
     V4,
@@ -62,6 +67,7 @@ from ansible_collections.edgewire.fleet.tests.kernel.bpf_support import (
     make_edge_interfaces,
     make_worker_interfaces,
     relay_packet,
+    relays_of,
     translated,
     tunnel_of,
     udp_checksum_of,
@@ -650,3 +656,264 @@ def test_a_direct_reply_without_an_uplink(uplink_box: tuple[WorkerBox, Wire], ne
     box.tun.write(request(net))  # its arrival says that the answer was dealt with
     box.wire.read()
     assert watch.change().drops == {"not_configured": 1}
+
+
+# --- Backends that moved to another worker ---------------------------------------------------------------------------
+
+WORKERS = [{"name": "worker2", **relays_of(WORKER2_RELAYS)}]
+EDGES = [*WORKER_PARAMS["edges"], {"name": "edge2", **relays_of(EDGE2_RELAYS)}]
+
+
+def echo_moved(to: str = "worker2", **more: Any) -> dict[str, Any]:
+    """A worker's plan in which another one has "echo" now; "dns" has stayed."""
+    shared = ("endpoint_id", "service", "vip", "port", "last_port")
+    moved = [e for e in WORKER_PARAMS["endpoints"] if e["service"] == "echo"]
+    return {
+        **deepcopy(WORKER_PARAMS),
+        "edges": EDGES,
+        "workers": WORKERS,
+        "endpoints": [e for e in WORKER_PARAMS["endpoints"] if e["service"] != "echo"],
+        "moved": [{**{key: endpoint[key] for key in shared}, "moved_to": to} for endpoint in moved],
+        **more,
+    }
+
+
+@pytest.fixture
+def former_box(worker_box: WorkerBox) -> WorkerBox:
+    """worker1, from which "echo" has moved to worker2."""
+    contents.ensure("worker", echo_moved())
+    return worker_box
+
+
+def passing(net: Net, source: str, destination: str, inner: bytes, stage: int = PLAIN, ttl: int = 63) -> bytes:
+    """A relay packet of "echo" between two relays."""
+    return in_stage(relay_packet(source, destination, net.echo_endpoint, net.client, inner, ttl=ttl), stage)
+
+
+def asked_of_echo(net: Net, sport: int = SPORT) -> bytes:
+    """What the client sent."""
+    return datagram(net.client, net.echo_vip, sport, ECHO_PORT, b"query")
+
+
+def answered_by_echo(net: Net, sport: int = SPORT) -> bytes:
+    """What the client shall get."""
+    return datagram(net.echo_vip, net.client, ECHO_PORT, sport, b"answer")
+
+
+@pytest.mark.parametrize("options", [{}, {"options": [b"\x01" * 8]}, {"zero_checksum": True}, {"tos": 184}])
+def test_a_former_worker_sends_packets_on_and_their_replies_back(
+    former_box: WorkerBox, net: Net, options: dict[str, object]
+) -> None:
+    """To each edge those of its own flows, under the only address from which it takes them."""
+    if net.version == 6:
+        options = {name: value for name, value in options.items() if name == "tos"}
+    box, here, there = former_box, net.worker_relay, net.worker2_relay
+    relays, before = {1: net.edge_relay, 2: net.edge2_relay}, counted_worker_events()
+    watch = box.watch()
+    for n, edge in relays.items():
+        inner = datagram(net.client, net.echo_vip, SPORT + n, ECHO_PORT, b"query", **options)
+        box.tun.write(passing(net, edge, here, inner))
+        assert box.tun.read().hex() == passing(net, here, there, inner, FORWARDED, ttl=62).hex()
+    for n, edge in relays.items():
+        inner = datagram(net.echo_vip, net.client, ECHO_PORT, SPORT + n, b"answer", **options)
+        box.tun.write(passing(net, there, here, inner))
+        assert box.tun.read().hex() == passing(net, here, edge, inner, ttl=62).hex()
+    bytes_in, bytes_out = (
+        2 * len(datagram(net.client, net.echo_vip, SPORT, ECHO_PORT, p, **options)) for p in (b"query", b"answer")
+    )
+    change = watch.change()
+    assert (change.events, change.drops) == ({"forwarded": 2, "passed_back": 2}, {})
+    assert change.stats == {"in_packets": 2, "in_bytes": bytes_in, "out_packets": 2, "out_bytes": bytes_out}
+    told = counted_worker_events()
+    assert {name: told[name] - before.get(name, 0) for name in ("forwarded", "passed_back")} == {
+        "forwarded": 2,
+        "passed_back": 2,
+    }
+
+
+def counted_worker_events() -> dict[str, int]:
+    """What forwarder_stats_info tells of the attached worker's events."""
+    told = statistics.gather(0, every_reason=False)["worker"]["events"]
+    return {entry["event"]: entry["packets"] for entry in told}
+
+
+def test_replies_go_to_the_edge_that_the_flow_came_by_last(former_box: WorkerBox, net: Net) -> None:
+    for edge in (net.edge_relay, net.edge2_relay):
+        former_box.tun.write(passing(net, edge, net.worker_relay, asked_of_echo(net)))
+        former_box.tun.read()
+    former_box.tun.write(passing(net, net.worker2_relay, net.worker_relay, answered_by_echo(net)))
+    expected = passing(net, net.worker_relay, net.edge2_relay, answered_by_echo(net), ttl=62)
+    assert former_box.tun.read() == expected
+
+
+def test_what_has_not_moved_is_delivered(former_box: WorkerBox, net: Net) -> None:
+    inner = datagram(net.client, net.dns_vip, SPORT, 53, b"query")
+    former_box.tun.write(relay_packet(net.edge_relay, net.worker_relay, net.dns_endpoint, net.client, inner))
+    assert former_box.wire.read()[14:] == datagram(net.client, net.container, SPORT, 53, b"query", ttl=62)
+
+
+def test_the_new_worker_takes_them_and_answers_the_former_one(worker_box: WorkerBox, net: Net) -> None:
+    """Here worker1 is the new one."""
+    contents.ensure("worker", {**WORKER_PARAMS, "workers": WORKERS})
+    for stage in (FORWARDED, FORWARDED_TWICE):
+        worker_box.tun.write(passing(net, net.worker2_relay, net.worker_relay, asked_of_echo(net), stage))
+        assert worker_box.wire.read()[14:] == datagram(
+            net.client, net.container, SPORT, ECHO_CONTAINER_PORT, b"query", ttl=62
+        )
+    worker_box.wire.send(from_container(answer(net)))
+    reply = passing(net, net.worker_relay, net.worker2_relay, answered_by_echo(net), ttl=63)
+    assert worker_box.tun.read() == reply
+
+
+def test_two_workers_that_name_each_other_soon_stop(worker_box: WorkerBox, net: Net) -> None:
+    """One box plays both, so that each step is the program's own."""
+    first = echo_moved()
+    second = echo_moved("worker1", workers=[{"name": "worker1", **relays_of(WORKER_RELAYS)}])
+    second |= relays_of(WORKER2_RELAYS)
+    packet, watch = passing(net, net.edge_relay, net.worker_relay, asked_of_echo(net)), worker_box.watch()
+    for params in (first, second):
+        contents.ensure("worker", params)
+        worker_box.tun.write(packet)
+        packet = worker_box.tun.read()
+    inner = asked_of_echo(net)
+    assert packet == passing(net, net.worker2_relay, net.worker_relay, inner, FORWARDED_TWICE, ttl=61)
+    contents.ensure("worker", first)
+    worker_box.tun.write(packet)
+    assert (watch.change().drops, watch.change().events) == ({"too_many_hops": 1}, {"forwarded": 2})
+
+
+def test_a_question_about_what_moved_is_returned(former_box: WorkerBox, net: Net) -> None:
+    """Also of a flow that was sent on: whoever asks has other backends for it."""
+    former_box.tun.write(request(net))
+    former_box.tun.read()
+    expect_returned(former_box, net, asked(net))
+
+
+def test_fragments_of_requests_go_on(former_box: WorkerBox, net: Net) -> None:
+    """A later one alone as well: where it goes depends on no port."""
+    fragments = cut(datagram(net.client, net.echo_vip, SPORT, ECHO_PORT, bytes(range(250)) * 16), 77)
+    watch = former_box.watch()
+    for part in fragments[::-1]:
+        former_box.tun.write(passing(net, net.edge_relay, net.worker_relay, part))
+        expected = passing(net, net.worker_relay, net.worker2_relay, part, FORWARDED, ttl=62)
+        assert former_box.tun.read().hex() == expected.hex()
+    assert (watch.change().events, watch.change().drops) == ({"forwarded": len(fragments)}, {})
+
+
+def test_of_a_fragmented_reply_only_the_first_part_finds_its_edge(former_box: WorkerBox, net: Net) -> None:
+    former_box.tun.write(request(net))
+    former_box.tun.read()
+    first, *rest = cut(datagram(net.echo_vip, net.client, ECHO_PORT, SPORT, bytes(range(250)) * 16), 77)
+    watch = former_box.watch()
+    former_box.tun.write(passing(net, net.worker2_relay, net.worker_relay, first))
+    assert former_box.tun.read() == passing(net, net.worker_relay, net.edge_relay, first, ttl=62)
+    for part in rest:
+        former_box.tun.write(passing(net, net.worker2_relay, net.worker_relay, part))
+    assert (watch.change().events, watch.change().drops) == ({"passed_back": 1}, {"no_way_back": len(rest)})
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        pytest.param(
+            lambda n: passing(n, n.worker2_relay, n.worker_relay, answered_by_echo(n, SPORT + 1)),
+            "no_way_back",
+            id="reply of a flow that is not known",
+        ),
+        pytest.param(
+            lambda n: passing(n, n.edge_relay, n.worker_relay, asked_of_echo(n), FORWARDED_TWICE),
+            "too_many_hops",
+            id="sent on twice",
+        ),
+        pytest.param(
+            lambda n: passing(n, n.edge_relay, n.worker_relay, asked_of_echo(n), RETURNED),
+            "bad_option",
+            id="returned",
+        ),
+        pytest.param(
+            lambda n: passing(n, n.edge_relay, n.worker_relay, asked_of_echo(n), ttl=1),
+            "ttl_expired",
+            id="request's time to live",
+        ),
+        pytest.param(
+            lambda n: passing(n, n.worker2_relay, n.worker_relay, answered_by_echo(n), ttl=1),
+            "ttl_expired",
+            id="reply's time to live",
+        ),
+        pytest.param(
+            lambda n: passing(n, n.vip(99), n.worker_relay, answered_by_echo(n)),
+            "unknown_edge",
+            id="from nobody that is known",
+        ),
+        pytest.param(
+            lambda n: passing(n, n.edge_relay, n.worker_relay, asked_of_echo(n))[: n.header + n.option + 4],
+            "malformed",
+            id="truncated request",
+        ),
+        pytest.param(
+            lambda n: passing(n, n.worker2_relay, n.worker_relay, answered_by_echo(n))[: n.header + n.option + 4],
+            "malformed",
+            id="truncated reply",
+        ),
+    ],
+)
+def test_what_a_former_worker_drops(former_box: WorkerBox, net: Net, make: Callable[[Net], bytes], reason: str) -> None:
+    former_box.tun.write(request(net))
+    former_box.tun.read()
+    watch = former_box.watch()
+    former_box.tun.write(make(net))
+    assert (watch.change().drops, watch.change().events) == ({reason: 1}, {})
+
+
+def test_a_reply_of_another_endpoint_of_the_same_vip(former_box: WorkerBox, net: Net) -> None:
+    """A flow belongs to the endpoint that it was sent on for."""
+    former_box.tun.write(request(net))
+    former_box.tun.read()
+    keys, values = former_box.maps["ew_flows"].read()
+    (flow,) = layout.FLOW.iter_unpack(values)
+    map_io.write(former_box.maps, [("ew_flows", keys, layout.FLOW.pack({**flow, "endpoint_id": net.dns_endpoint}))])
+    watch = former_box.watch()
+    former_box.tun.write(passing(net, net.worker2_relay, net.worker_relay, answered_by_echo(net)))
+    assert watch.change().drops == {"no_way_back": 1}
+
+
+def test_what_moved_without_udp(former_box: WorkerBox) -> None:
+    nothing = extended(asked_of_echo(V6), (59, bytes(7)))
+    watch = former_box.watch()
+    former_box.tun.write(passing(V6, V6.edge_relay, V6.worker_relay, nothing))
+    assert watch.change().drops == {"not_relayed": 1}
+
+
+def test_what_moved_in_human_terms(worker_box: WorkerBox, plan_file: Path) -> None:
+    plan_file.write_text(json.dumps({"worker": echo_moved()}))
+    steps = {(step.verb, step.name): (step.before, step.after) for step in contents.ensure("worker", echo_moved())}
+    assert contents.ensure("worker", echo_moved()) == []
+    before, after = steps["change", f"echo ({V4.echo_endpoint})"]
+    assert before is not None
+    assert before["container"] == f"{V4.container} port {ECHO_CONTAINER_PORT}"
+    assert after == {"service": f"{V4.echo_vip}:{ECHO_PORT}/udp", "moved_to": V4.worker2_relay}
+    told = info.info("worker")
+    assert told is not None
+    assert {endpoint["service"] for endpoint in told["endpoints"]} == {"dns", "games"}
+    assert told["moved"] == [
+        {
+            "endpoint_id": net.echo_endpoint,
+            "service": "echo",
+            "vip": net.echo_vip,
+            "ports": str(ECHO_PORT),
+            "protocol": "udp",
+            "moved_to": "worker2",
+            "moved_to_relay_address": net.worker2_relay,
+        }
+        for net in (V4, V6)
+    ]
+    assert {edge["name"] for edge in told["edges"]} == {"edge1", "edge2", "worker2"}
+
+
+def test_all_that_is_wrong_with_what_moved(worker_box: WorkerBox) -> None:
+    params = echo_moved("worker9")
+    params["moved"][0]["endpoint_id"] = params["endpoints"][0]["endpoint_id"]
+    with pytest.raises(EdgewireError) as refused:
+        contents.ensure("worker", params)
+    assert str(refused.value).count("moved to worker9, which is no worker") == 2
+    assert "claimed twice: endpoint id" in str(refused.value)

@@ -157,3 +157,51 @@ def test_direct_replies_leave_by_the_workers_own_uplink(lab: Lab, variables: Var
     assert answer(lab)
     services = told_by(lab, "edge1", "forwarder_stats_info")["edge"]["services"]
     assert {service["vip"]: service["counters"]["out_packets"] for service in services} == before
+
+
+def on_one_worker(worker: str, *former: str) -> Callable[[dict[str, Any]], None]:
+    """Let one named backend serve dns, on a worker, which it came to from others."""
+
+    def change(service: dict[str, Any]) -> None:
+        (backend,) = [item for item in service["backends"] if item["worker"] == worker]
+        service["backends"] = [{**backend, "name": "resolver", "moved_from": list(former)}]
+
+    return change
+
+
+def test_an_edge_that_knows_nothing_of_a_move_still_serves(lab: Lab, variables: Variables) -> None:
+    """The former worker sends its packets on to the new one, and the replies back, until a run reaches the edge."""
+
+    def sent_on() -> dict[str, int]:
+        told = told_by(lab, "worker1", "forwarder_stats_info")["worker"]["events"]
+        return {entry["event"]: entry["packets"] for entry in told}
+
+    lab.playbook("edgewire.fleet.site", *variables(on_one_worker("worker1")))
+    lab.switch("edge2")
+    try:
+        for vip in FAMILIES.values():
+            assert {who for said in ask(lab, vip, 47_000, 8).values() for who in said} == {"worker1"}
+        before = sent_on()
+        moved = variables(on_one_worker("worker2", "worker1"))
+        lab.playbook("edgewire.fleet.site", "--limit", "all:!edge2", *moved)
+        for vip in FAMILIES.values():
+            assert {who for said in ask(lab, vip, 47_000, 8).values() for who in said} == {"worker2"}
+        during = sent_on()
+        assert {name: during[name] - before.get(name, 0) for name in ("forwarded", "passed_back")} == {
+            "forwarded": 16,
+            "passed_back": 16,
+        }
+        told = told_by(lab, "edge2", "forwarder_map_info")["edge"]["services"]
+        assert {b["worker"] for s in told if s["name"] == "dns" for b in s["backends"]} == {"worker1"}, "it is stale"
+        told_moved = told_by(lab, "worker1", "forwarder_map_info")["worker"]["moved"]
+        assert {(entry["vip"], entry["moved_to"]) for entry in told_moved} == {
+            (vip, "worker2") for vip in FAMILIES.values()
+        }
+        lab.playbook("edgewire.fleet.site", *moved)
+        lab.playbook("edgewire.fleet.verify", *moved)
+        for vip in FAMILIES.values():
+            assert {who for said in ask(lab, vip, 47_000, 8).values() for who in said} == {"worker2"}
+        assert sent_on() == during, "once it knows, straight there"
+    finally:
+        lab.switch("edge1")
+        lab.playbook("edgewire.fleet.site")

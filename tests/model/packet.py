@@ -22,7 +22,7 @@ MORE_FRAGMENTS6, FRAGMENT_OFFSET6 = 0x0001, 0xFFF8  # RFC 8200 section 4.5
 OPTION, OPTION_BYTES, OPTION_VERSION = 158, 12, 1
 OPTION6, OPTION6_BYTES = 0x5E, 24
 # What a relayed packet is on its way for: a byte in IPv4, the option's number in IPv6.
-PLAIN, ASK, RETURNED, STAGES = range(4)
+PLAIN, ASK, RETURNED, FORWARDED, FORWARDED_TWICE, STAGES = range(6)
 OPTION6_STEP = 32
 MAX_IPV4_HEADER = 60
 MAX_EXTENSION_HEADERS = 4
@@ -152,19 +152,19 @@ def unwrap6(packet: bytes, source: bytes, destination: bytes) -> bytes:
     return head + packet[40 + OPTION6_BYTES :]
 
 
-def turn(packet: bytes, source: bytes, destination: bytes, endpoint_id: int) -> bytes:
-    """A relayed IPv4 packet sent on, plain, between other relays, for another endpoint, with a hop less to live."""
+def turn(packet: bytes, source: bytes, destination: bytes, endpoint_id: int, stage: int = PLAIN) -> bytes:
+    """A relayed IPv4 packet sent on between other relays, with another endpoint and stage, and a hop less to live."""
     head, option = bytearray(packet[:20]), packet[20 : 20 + OPTION_BYTES]
     head[8] -= 1
     head[12:20] = source + destination
-    changed = option[:3] + bytes([PLAIN]) + endpoint_id.to_bytes(4, "big") + option[8:]
+    changed = option[:3] + bytes([stage]) + endpoint_id.to_bytes(4, "big") + option[8:]
     return _sealed(packet[:20], head, option, changed) + changed + packet[20 + OPTION_BYTES :]
 
 
-def turn6(packet: bytes, source: bytes, destination: bytes, endpoint_id: int) -> bytes:
+def turn6(packet: bytes, source: bytes, destination: bytes, endpoint_id: int, stage: int = PLAIN) -> bytes:
     """The same for IPv6."""
-    head = packet[:7] + bytes([packet[7] - 1]) + source + destination + packet[40:42] + bytes([OPTION6])
-    return head + packet[43:44] + endpoint_id.to_bytes(4, "big") + packet[48:]
+    head = packet[:7] + bytes([packet[7] - 1]) + source + destination + packet[40:42]
+    return head + bytes([OPTION6 + stage * OPTION6_STEP]) + packet[43:44] + endpoint_id.to_bytes(4, "big") + packet[48:]
 
 
 def is_option6(number: int) -> bool:

@@ -48,6 +48,7 @@ def worker_tables(wanted: WorkerWanted, flows: MutableMapping[worker.FlowKey, wo
             endpoint.last_port,
             endpoint.container_port,
             endpoint.direct,
+            endpoint.moved,
         )
         for endpoint in wanted.endpoints
     }

@@ -11,19 +11,26 @@ from typing import NamedTuple
 from ansible_collections.edgewire.fleet.tests.model import tunnel
 from ansible_collections.edgewire.fleet.tests.model.packet import (
     ASK,
+    FORWARDED,
+    FORWARDED_TWICE,
     FRAGMENT_OFFSET,
     FRAGMENT_OFFSET6,
     IPV4,
     IPV6,
     MAX_IPV4_HEADER,
+    OPTION6_BYTES,
     OPTION_BYTES,
     PASS,
+    PLAIN,
+    RETURNED,
     UDP,
     Count,
     Outcome,
     drop,
     find_udp,
     readdress,
+    turn,
+    turn6,
     unwrap,
     unwrap6,
     update_udp_checksum,
@@ -38,7 +45,10 @@ LONGEST_HELD = 1536
 
 @dataclass(frozen=True)
 class Endpoint:
-    """A VIP's ports and the container's that they lead to. ``direct``: replies leave through the worker's uplink."""
+    """A VIP's ports and the container's that they lead to. ``direct``: replies leave through the worker's uplink.
+
+    One that ``moved`` has the relay address of the worker that has it now as container.
+    """
 
     vip: bytes
     container: bytes
@@ -46,10 +56,11 @@ class Endpoint:
     last_port: int
     container_port: int
     direct: bool = False
+    moved: bool = False
 
 
 class FlowKey(NamedTuple):
-    """A flow as its reply looks: from the container to the client."""
+    """A flow as its reply looks: from the container, or from the VIP of an endpoint that moved, to the client."""
 
     container: bytes
     client: bytes
@@ -66,6 +77,7 @@ class Flow:
     endpoint_id: int
     port: int
     direct: bool = False
+    moved: bool = False
 
 
 @dataclass(frozen=True)
@@ -102,8 +114,11 @@ def ingress(packet: bytes, tables: Tables) -> Outcome:
         return drop("ttl_expired")
     if len(endpoint.container) != (16 if version == 6 else 4):
         return drop("unknown_endpoint")
-    if tunnel.stage_of(packet) > ASK:
+    stage = tunnel.stage_of(packet)
+    if stage == RETURNED:
         return drop("bad_option")
+    if endpoint.moved and stage != ASK:
+        return _pass_through(packet, edge, endpoint_id, endpoint, client, tables)
     if version == 6:
         inner = unwrap6(packet, client, endpoint.container)
         place = find_udp(inner[40:], inner[6])
@@ -125,6 +140,43 @@ def ingress(packet: bytes, tables: Tables) -> Outcome:
     tables.flows[key] = Flow(edge, endpoint.vip, endpoint_id, port, endpoint.direct)
     delivered = _translated(inner, start, 2, container_port, endpoint.vip, endpoint.container)
     return Outcome("container", delivered, count=Count(endpoint_id, "in", length))
+
+
+def _pass_through(
+    packet: bytes, sender: bytes, endpoint_id: int, endpoint: Endpoint, client: bytes, tables: Tables
+) -> Outcome:
+    """A packet of an endpoint that moved: on to the worker that has it, or a reply from there on to its edge."""
+    is_v6, stage = len(client) == 16, tunnel.stage_of(packet)
+    if is_v6:
+        place = find_udp(packet[40 + OPTION6_BYTES :], packet[40])
+        start, later = 40 + OPTION6_BYTES + place.offset, bool(place.fragment & FRAGMENT_OFFSET6)
+        length = 40 + (word(packet, 4) - OPTION6_BYTES & 0xFFFF)
+        if not place.found and not later:
+            return drop("not_relayed")
+    else:
+        start, later = (packet[0] & 15) * 4, bool(word(packet, 6) & FRAGMENT_OFFSET)
+        length = word(packet, 2) - OPTION_BYTES & 0xFFFF
+    if not later and len(packet) < start + 8:
+        return drop("malformed")
+
+    def sent(to: bytes, stage: int, way: str) -> Outcome:
+        own, on = (tables.relay6, turn6) if is_v6 else (tables.relay, turn)
+        return Outcome("relay", on(packet, own, to, endpoint_id, stage), count=Count(endpoint_id, way, length))
+
+    if stage == PLAIN and sender == endpoint.container:
+        flow = None
+        if not later:
+            flow = tables.flows.get(FlowKey(endpoint.vip, client, word(packet, start), word(packet, start + 2)))
+        if flow is None or flow.endpoint_id != endpoint_id:
+            return drop("no_way_back")
+        return sent(flow.edge, PLAIN, "out")
+    if stage == FORWARDED_TWICE:
+        return drop("too_many_hops")
+    if not later:
+        port = word(packet, start + 2)
+        key = FlowKey(endpoint.vip, client, port, word(packet, start))
+        tables.flows[key] = Flow(sender, endpoint.vip, endpoint_id, port, endpoint.direct, True)
+    return sent(endpoint.container, FORWARDED if stage == PLAIN else FORWARDED_TWICE, "in")
 
 
 def _translated(packet: bytes, start: int, at: int, port: int, old: bytes, new: bytes) -> bytes:
@@ -157,7 +209,8 @@ def egress(frame: bytes, tables: Tables) -> Outcome:
 def _answered(packet: bytes, start: int, container: bytes, client: bytes, tables: Tables) -> Flow | None:
     if len(packet) < start + 8:
         return None
-    return tables.flows.get(FlowKey(container, client, word(packet, start), word(packet, start + 2)))
+    flow = tables.flows.get(FlowKey(container, client, word(packet, start), word(packet, start + 2)))
+    return None if flow is None or flow.moved else flow
 
 
 def _egress4(packet: bytes, tables: Tables) -> Outcome:

@@ -196,10 +196,22 @@ def _endpoint(params: Mapping[str, Any], checks: _Checks) -> worker_maps.Endpoin
     return endpoint
 
 
+def _moved(params: Mapping[str, Any], workers: Mapping[str, Relays], checks: _Checks) -> worker_maps.EndpointWanted:
+    what = f"endpoint {params['endpoint_id']}"
+    first, last = checks.ports(params, what)
+    vip, name = checks.address(params["vip"], f"vip of {what}"), params["moved_to"]
+    relay = workers[name].for_vip(vip) if name in workers else ""
+    if not relay:
+        checks.problems.append(f"{what}: moved to {name}, which is no worker with a relay address of that family")
+    return worker_maps.EndpointWanted(params["endpoint_id"], params["service"], vip, first, last, relay, 0, moved=True)
+
+
 def worker_wanted(params: Mapping[str, Any], *, may_be_missing: bool = False) -> worker_maps.WorkerWanted:
     """The worker's desired contents from a plan's ``worker`` object; see :func:`edge_wanted`."""
     checks = _Checks()
     endpoints = tuple(_endpoint(endpoint, checks) for endpoint in params["endpoints"])
+    workers = {worker["name"]: checks.relays(worker, worker["name"]) for worker in params.get("workers") or ()}
+    endpoints += tuple(_moved(endpoint, workers, checks) for endpoint in params.get("moved") or ())
     edges = {edge["name"]: checks.relays(edge, edge["name"]) for edge in params["edges"]}
     relays = checks.relays(params, "this host")
     checks.unique_endpoints(endpoint.endpoint_id for endpoint in endpoints)
@@ -208,7 +220,7 @@ def worker_wanted(params: Mapping[str, Any], *, may_be_missing: bool = False) ->
         relays,
         _ifindex(params["wireguard_interface"], may_be_missing),
         _ifindex(params["container_interface"], False),
-        edges,
+        {**edges, **workers},
         endpoints,
         _ifindex(params["uplink"], not any(endpoint.direct for endpoint in endpoints)),
     )

@@ -33,7 +33,7 @@ def read_names() -> Names:
     with suppress(OSError, ValueError):
         plan = json.loads(PLAN_FILE.read_text())
         edge, worker = plan.get("edge") or {}, plan.get("worker") or {}
-        hosts = [*edge.get("workers", ()), *worker.get("edges", ())]
+        hosts = [*edge.get("workers", ()), *worker.get("edges", ()), *worker.get("workers", ())]
         entries = [*edge.get("services", ())]
         return {
             "hosts": {
@@ -43,7 +43,7 @@ def read_names() -> Names:
                 if host.get(key)
             },
             "services": {(entry["vip"], entry["port"]): entry["name"] for entry in entries}
-            | {(e["vip"], e["port"]): e["service"] for e in worker.get("endpoints", ())},
+            | {(e["vip"], e["port"]): e["service"] for e in (*worker.get("endpoints", ()), *worker.get("moved", ()))},
         }
     return {"hosts": {}, "services": {}}
 
@@ -102,16 +102,23 @@ def backend_order(words: Mapping[str, Any]) -> tuple[str, int]:
 
 
 def endpoint_words(endpoint_id: int, endpoint: Mapping[str, Any], names: Names) -> dict[str, Any]:
-    """A worker's endpoint."""
-    return {
+    """A worker's endpoint; of one that moved, which worker has it now."""
+    words = {
         "endpoint_id": endpoint_id,
         "service": names["services"].get((endpoint["vip"], endpoint["port"])),
         "vip": endpoint["vip"],
         "ports": ports_text(endpoint["port"], endpoint["last_port"]),
         "protocol": "udp",
-        "container_address": endpoint["container"],
-        "container_port": endpoint["container_port"],
     }
+    place = endpoint["container"]
+    if has_moved(endpoint):
+        return words | {"moved_to": names["hosts"].get(place), "moved_to_relay_address": place}
+    return words | {"container_address": place, "container_port": endpoint["container_port"]}
+
+
+def has_moved(endpoint: Mapping[str, Any]) -> bool:
+    """Whether another worker has an endpoint now."""
+    return bool(endpoint["flags"] & layout.ENDPOINT_MOVED)
 
 
 def sorted_endpoints(state: worker_maps.WorkerState) -> list[tuple[int, Mapping[str, Any]]]:
@@ -174,6 +181,12 @@ def _worker_info(maps: map_io.Maps) -> dict[str, Any]:
             "drain_idle": worker_maps.idle_seconds(endpoint),
         }
         for endpoint_id, endpoint in sorted_endpoints(state)
+        if not has_moved(endpoint)
+    ]
+    moved = [
+        endpoint_words(endpoint_id, endpoint, names)
+        for endpoint_id, endpoint in sorted_endpoints(state)
+        if has_moved(endpoint)
     ]
     return {
         "relay_address": state.config["relay"],
@@ -183,6 +196,7 @@ def _worker_info(maps: map_io.Maps) -> dict[str, Any]:
         "uplink": _interface(state.config["uplink_ifindex"]),
         "edges": [{"name": names["hosts"].get(relay), "relay_address": relay} for relay in sorted(state.edges)],
         "endpoints": endpoints,
+        "moved": moved,
     }
 
 

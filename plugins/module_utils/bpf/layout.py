@@ -212,7 +212,7 @@ ENDPOINT = Record(
 )
 # Nanoseconds are shifted by so many bits to the ticks in which a worker tells flows' ages.
 TICK_SHIFT = 30
-ENDPOINT_DIRECT = 1
+ENDPOINT_DIRECT, ENDPOINT_MOVED = 1, 2
 FLOW_KEY = Record(
     "flow_key",
     (("container", "address"), ("client", "address"), ("container_port", "be16"), ("client_port", "be16")),
@@ -273,6 +273,8 @@ DROP_REASONS: dict[str, str] = {
     "source_rate": "the client sends more packets than the service takes from one source",
     "service_rate": "more packets than the service takes in all",
     "not_a_service": "for a VIP, but for no service, where such packets are not left to the host",
+    "too_many_hops": "sent on by workers that no longer have the endpoint, more often than is allowed",
+    "no_way_back": "a reply by way of a worker that had the endpoint, of a flow not known there, or a later fragment",
 }
 
 # The order of enum event in bpf/events.h, and what each means to a person.
@@ -280,6 +282,8 @@ EVENTS: dict[str, str] = {
     "asked": "sent to the backend that a draining service had for it, to be taken or returned",
     "returned": "returned to the edge by a draining backend that does not know the flow",
     "moved": "returned by a draining backend, and sent on to the flow's new one",
+    "forwarded": "sent on to the worker that has the endpoint now, for an edge that does not know yet",
+    "passed_back": "a reply from there, sent on to that edge",
 }
 
 # enum bpf_map_type (linux/bpf.h)
@@ -423,6 +427,7 @@ def schema_hash(role: str) -> bytes:
         FILTER_ADMITS,
         SOURCE_ALLOWED,
         ENDPOINT_DIRECT,
+        ENDPOINT_MOVED,
     ]
     meanings = [list(DROP_REASONS), list(EVENTS), TICK_SHIFT, *flags, WORKER_LIVE, WORKER_DEAD]
     return hashlib.sha256(json.dumps([schema, meanings], sort_keys=True).encode()).digest()

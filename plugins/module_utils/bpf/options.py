@@ -103,4 +103,12 @@ CONTENTS_SPEC: dict[str, Any] = {
         reply={"type": "str", "choices": ["edge", "direct"], "default": "edge"},
         drain_idle={"type": "int", "default": 60},
     ),
+    "moved": _listed(
+        endpoint_id=_INT,
+        service=_STR,
+        vip=_STR,
+        port=_INT,
+        last_port={"type": "int"},
+        moved_to=_STR,
+    ),
 }

@@ -22,6 +22,7 @@ class EndpointWanted:
 
     ``container_port`` is where the first port goes; the others follow. ``direct``: replies leave through this
     worker's own uplink. ``drain_idle`` is in seconds: while it drains, a flow that was silent longer goes elsewhere.
+    One that ``moved`` is on another worker now, and has that one's relay address as ``container_address``.
     """
 
     endpoint_id: int
@@ -33,6 +34,7 @@ class EndpointWanted:
     container_port: int
     direct: bool = False
     drain_idle: int = 60
+    moved: bool = False
 
     @property
     def idle(self) -> int:
@@ -42,12 +44,14 @@ class EndpointWanted:
     @property
     def flags(self) -> int:
         """The endpoint's flags in its map entry."""
-        return layout.ENDPOINT_DIRECT if self.direct else 0
+        return (layout.ENDPOINT_DIRECT if self.direct else 0) | (layout.ENDPOINT_MOVED if self.moved else 0)
 
 
 @dataclass(frozen=True)
 class WorkerWanted:
-    """Everything a worker's maps shall say. ``edges`` maps an edge's name to its relay addresses.
+    """Everything a worker's maps shall say.
+
+    ``edges`` maps names to relay addresses: of the edges, and of the workers that backends have moved between.
 
     ``uplink_ifindex`` is where direct replies leave; 0 where there is no such interface.
     """
@@ -118,8 +122,11 @@ def idle_seconds(endpoint: Mapping[str, Any]) -> int:
 
 def endpoint_words(endpoint: Mapping[str, Any]) -> dict[str, Any]:
     """An endpoint's entry as people read it."""
+    service = claim_text(endpoint["vip"], endpoint["port"], endpoint["last_port"])
+    if endpoint["flags"] & layout.ENDPOINT_MOVED:
+        return {"service": service, "moved_to": endpoint["container"]}
     return {
-        "service": claim_text(endpoint["vip"], endpoint["port"], endpoint["last_port"]),
+        "service": service,
         "container": f"{endpoint['container']} port {endpoint['container_port']}",
         **({"reply": "direct"} if endpoint["flags"] & layout.ENDPOINT_DIRECT else {}),
         "drain_idle": f"{idle_seconds(endpoint)} s",

@@ -31,6 +31,7 @@ from ansible_collections.edgewire.fleet.plugins.module_utils.plan.model import (
     EdgePlan,
     EdgeService,
     HostPlan,
+    MovedEndpoint,
     Peer,
     RelayHost,
     Route,
@@ -90,12 +91,20 @@ def build(fleet: Fleet, public_keys: Mapping[str, str], *, predict: bool = False
     services = _edge_services(endpoints, unreachable, draining)
     filters = _edge_filters(fleet.services)
     by_worker: dict[str, list[WorkerEndpoint]] = {host.name: [] for host in fleet.workers}
+    moved: dict[str, list[MovedEndpoint]] = {host.name: [] for host in fleet.workers}
     for endpoint in endpoints:
         by_worker[endpoint.key.worker].append(_worker_endpoint(endpoint))
+        for former in endpoint.backend.moved_from:
+            moved[former].append(_moved_endpoint(endpoint))
+    partners: dict[str, set[str]] = {}
+    for members in fleet.moves:
+        for name in members:
+            partners.setdefault(name, set()).update(members)
 
+    relays = _relay_hosts(fleet.workers)
     workers = tuple(
         dataclasses.replace(worker, state="dead") if host.settings.worker_state == "dead" else worker
-        for host, worker in zip(fleet.workers, _relay_hosts(fleet.workers), strict=True)
+        for host, worker in zip(fleet.workers, relays, strict=True)
     )
     edges = _relay_hosts(fleet.edges)
     peers = PeersSource(fleet, public_keys, predict)
@@ -126,7 +135,11 @@ def build(fleet: Fleet, public_keys: Mapping[str, str], *, predict: bool = False
             relay_address=host.addresses.relay_ipv4,
             relay_address_ipv6=host.addresses.relay_ipv6,
             edges=edges,
+            workers=tuple(
+                relay for relay in relays if relay.name in partners.get(host.name, ()) and relay.name != host.name
+            ),
             endpoints=tuple(sorted(by_worker[host.name], key=lambda item: item.endpoint_id)),
+            moved=tuple(sorted(moved[host.name], key=lambda item: item.endpoint_id)),
         )
         wireguard = _wireguard(host, peers.of(host))
         plans.append(HostPlan(SCHEMA, host.name, wireguard, routes.of(host), worker=worker))
@@ -243,6 +256,11 @@ def _worker_endpoint(endpoint: Endpoint) -> WorkerEndpoint:
         drain_idle=endpoint.service.drain_idle,
         reply="direct" if endpoint.service.reply == "direct" else None,
     )
+
+
+def _moved_endpoint(endpoint: Endpoint) -> MovedEndpoint:
+    key = endpoint.key
+    return MovedEndpoint(endpoint.id, key.service, key.vip, key.port, key.last_port, moved_to=key.worker)
 
 
 def _key_warnings(missing: Sequence[str], services: Sequence[EdgeService], predict: bool) -> list[str]:

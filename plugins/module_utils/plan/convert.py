@@ -77,11 +77,11 @@ def interface(value: object) -> str:
     return str(value)
 
 
-def service_name(value: object) -> str:
-    """A service's name: it appears in counters, logs and hashes, so it is plain."""
+def service_name(value: object, what: str = "service") -> str:
+    """A service's or a backend's name: it appears in counters, logs and hashes, so it is plain."""
     if not isinstance(value, str) or not _SERVICE_NAME.match(value):
         raise ValueError(
-            f"{shown(value)} is not a service name (1 to 63 letters, digits, and _ . -, a letter or digit first)"
+            f"{shown(value)} is not a {what} name (1 to 63 letters, digits, and _ . -, a letter or digit first)"
         )
     return str(value)
 

@@ -15,7 +15,8 @@ from ansible_collections.edgewire.fleet.plugins.module_utils.plan.services impor
 class EndpointKey(NamedTuple):
     """What an endpoint id stands for, and is the hash of.
 
-    ``last_port`` is the VIP's last port, ``container_port`` the container's first one.
+    ``last_port`` is the VIP's last port, ``container_port`` the container's first one. A backend with a
+    ``name`` is known by that, wherever it is.
     """
 
     service: str
@@ -25,12 +26,16 @@ class EndpointKey(NamedTuple):
     container_address: str
     container_port: int
     last_port: int
+    name: str = ""
 
     def hashed(self) -> tuple[str | int, ...]:
         """What the id is the hash of. A single port's ids are those from before there were
         ranges.
         """
-        return tuple(self[:-1]) if self.last_port == self.port else tuple(self)
+        if self.name:
+            return "named", self.service, self.vip, self.port, self.last_port, self.name
+        place = (self.service, self.vip, self.port, self.worker, self.container_address, self.container_port)
+        return place if self.last_port == self.port else (*place, self.last_port)
 
 
 @dataclass(frozen=True)
@@ -60,6 +65,7 @@ def endpoints_of(services: Iterable[Service]) -> list[Endpoint]:
                         container_address=address,
                         container_port=container_ports.first,
                         last_port=ports.last,
+                        name=backend.name,
                     )
                     found[key] = (backend, service)
     ids = assign_endpoint_ids(found)

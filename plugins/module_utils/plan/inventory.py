@@ -75,6 +75,12 @@ class Fleet:
     topology: str = "bipartite"  # or "full": everybody is everybody's peer
     peer_groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # who else is each other's
 
+    @property
+    def moves(self) -> frozenset[tuple[str, ...]]:
+        """The workers between which backends have moved: for each, where it is and where it was."""
+        backends = (backend for service in self.services for backend in service.backends)
+        return frozenset((backend.worker, *backend.moved_from) for backend in backends if backend.moved_from)
+
 
 def parse_inventory(inventory: Mapping[str, Any], problems: Problems) -> Fleet:
     """The fleet that ``inventory`` (see the module) describes.

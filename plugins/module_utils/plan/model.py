@@ -171,8 +171,24 @@ class WorkerEndpoint:
 
 
 @dataclass(frozen=True)
+class MovedEndpoint:
+    """An endpoint that this worker had: what still comes for it goes on to the worker ``moved_to``."""
+
+    endpoint_id: int
+    service: str
+    vip: str
+    port: int
+    last_port: int
+    moved_to: str
+
+
+@dataclass(frozen=True)
 class WorkerPlan:
-    """What a worker's programs and maps hold; ``uplink`` is where direct replies leave."""
+    """What a worker's programs and maps hold; ``uplink`` is where direct replies leave.
+
+    ``workers`` are those between which backends have moved that this one has or had: it takes relayed
+    packets from them, as from ``edges``, and sends packets on to them.
+    """
 
     uplink: str
     container_interface: str
@@ -180,7 +196,9 @@ class WorkerPlan:
     relay_address: str
     relay_address_ipv6: str
     edges: tuple[RelayHost, ...]
+    workers: tuple[RelayHost, ...]
     endpoints: tuple[WorkerEndpoint, ...]
+    moved: tuple[MovedEndpoint, ...]
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 # SPDX-FileCopyrightText: 2026 The edgewire.fleet contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Who is whose WireGuard peer: edges and workers of each other, more by choice."""
+"""Who is whose WireGuard peer: edges and workers of each other, more by choice, or
+because backends have moved between them."""
 
 from __future__ import annotations
 
@@ -25,7 +26,7 @@ class PeersSource:
         self._edges = frozenset(host.name for host in fleet.edges)
         self._workers = frozenset(self._hosts) - self._edges
         self._more: dict[str, set[str]] = {}
-        for members in fleet.peer_groups.values():
+        for members in (*fleet.peer_groups.values(), *fleet.moves):
             for name in members:
                 self._more.setdefault(name, set()).update(members)
         self._single: dict[tuple[str, int], Peer] = {}

@@ -24,7 +24,7 @@ VARIABLE = "edgewire_services"
 _SERVICE_KEYS = frozenset(
     {"name", "vips", "ports", "affinity", "reply", "drain_idle", "drain_deadline", "sources", "limits", "backends"}
 )
-_BACKEND_KEYS = frozenset({"worker", "address", "address_ipv6", "port", "weight", "state"})
+_BACKEND_KEYS = frozenset({"name", "worker", "moved_from", "address", "address_ipv6", "port", "weight", "state"})
 # The key that bears the container's address of each family.
 _ADDRESS_KEYS: Mapping[int, str] = {4: "address", 6: "address_ipv6"}
 _affinity = convert.choice(("flow", "client"))
@@ -51,7 +51,8 @@ class Backend:
     """One container on one worker; one of weight 0 drains, and one that is dead gets nothing at all.
 
     It has an address of each family that the service's VIPs have. ``ports`` are its ports for each
-    of the service's.
+    of the service's. By its ``name`` it is the same wherever it moves; ``moved_from`` are workers that
+    had it.
     """
 
     worker: str
@@ -60,6 +61,8 @@ class Backend:
     ports: Mapping[PortRange, PortRange]
     weight: int
     state: str
+    name: str = ""
+    moved_from: tuple[str, ...] = ()
 
     @property
     def share(self) -> int:
@@ -231,10 +234,30 @@ def _parse_backend(
     container_ports = read("port", lambda value: mapped(list(same_ports), port_range(value)), same_ports)
     weight = read("weight", _weight, 1)
     state = read("state", _state, "live")
-    backend = Backend(str(worker), address, address_ipv6, container_ports, weight, state)
+    name = read("name", lambda value: convert.service_name(value, "backend"), "")
+    moved_from = _former_workers(item.get("moved_from"), str(worker), workers, where, problems)
+    if moved_from and item.get("name") is None:
+        problems.add(where, "name", "a backend that moved needs the name by which it was known before")
+    backend = Backend(str(worker), address, address_ipv6, container_ports, weight, state, name, moved_from)
     if bad.isdisjoint(_ADDRESS_KEYS.values()) and not _serves_every_family(backend, vips, where, problems):
         bad.add("address")
     return None if bad else backend
+
+
+def _former_workers(
+    raw: object, worker: str, workers: Collection[str], where: str, problems: Problems
+) -> tuple[str, ...]:
+    if raw is None or (isinstance(raw, (list, tuple)) and not raw):
+        return ()
+
+    def former(value: object) -> str:
+        if not isinstance(value, str) or value not in workers:
+            raise ValueError(f"{convert.shown(value)} is not a host in group edgewire_workers")
+        if value == worker:
+            raise ValueError(f"{value} is the worker that the backend is on")
+        return str(value)
+
+    return tuple(sorted(_parse_list(raw, "moved_from", former, where, problems)))
 
 
 def _ipv4_container(value: object) -> IPv4Address | None:
@@ -266,6 +289,14 @@ def _check_backends(backends: Mapping[int, Backend], subject: str, problems: Pro
     for number, backend in backends.items():
         for address in backend.addresses:
             numbers.setdefault((backend.worker, address), []).append(number)
+    named: dict[str, list[int]] = {}
+    for number, backend in backends.items():
+        if backend.name:
+            named.setdefault(backend.name, []).append(number)
+    for name, sharing in named.items():
+        if len(sharing) > 1:
+            which = ", ".join(map(str, sharing))
+            problems.add(subject, "backends", f"{name} is the name of several: number {which}")
     for (worker, address), sharing in numbers.items():
         if len(sharing) == 1:
             continue

@@ -106,3 +106,47 @@ def test_a_service_that_nobody_serves_is_a_warning(
     assert warning == (
         "every worker that serves dns (203.0.113.53 port 53) is marked dead or drains: new flows are dropped"
     )
+
+
+def moved_fleet(make_fleet: MakeFleet, worker: str, *former: str) -> Inventory:
+    """A service with a backend that has a name, on a worker, and one that has none, on another."""
+    fleet = make_fleet(2, 4)
+    (service,) = fleet["vars"]["edgewire_services"]
+    named = {"name": "resolver", "worker": worker, "address": f"10.88.0.{worker[-1]}", "moved_from": list(former)}
+    service["backends"] = [named, {"worker": "worker4", "address": "10.88.0.44"}]
+    return fleet
+
+
+def test_a_named_backend_stays_what_it_is_wherever_it_moves(make_fleet: MakeFleet, key_of: KeyOf) -> None:
+    before = dns_of(planned(moved_fleet(make_fleet, "worker1"), key_of))
+    after = dns_of(planned(moved_fleet(make_fleet, "worker2", "worker1"), key_of))
+    assert {b.endpoint_id: b.worker for b in before.backends}.keys() == {b.endpoint_id for b in after.backends}
+    changed = {b.endpoint_id for b in before.backends} - {b.endpoint_id for b in before.backends if b in after.backends}
+    assert {b.worker for b in after.backends if b.endpoint_id in changed} == {"worker2"}
+
+
+def test_former_workers_know_where_a_backend_is(make_fleet: MakeFleet, key_of: KeyOf) -> None:
+    """They and the new one are each other's peers and take each other's packets; nobody else is any wiser."""
+    plan = planned(moved_fleet(make_fleet, "worker3", "worker1", "worker2"), key_of)
+    hosts = {host.host: host for host in plan.hosts if host.worker}
+    (endpoint_id,) = {b.endpoint_id for b in dns_of(plan).backends if b.worker == "worker3"}
+    trio = {"worker1", "worker2", "worker3"}
+    for name, host in hosts.items():
+        assert host.worker is not None
+        others = trio - {name} if name in trio else set()
+        assert {worker.name for worker in host.worker.workers} == others
+        assert {peer.name for peer in host.wireguard.peers} == {"edge1", "edge2"} | others
+        moved = [(item.endpoint_id, item.vip, item.port, item.moved_to) for item in host.worker.moved]
+        former = name in ("worker1", "worker2")
+        assert moved == ([(endpoint_id, "203.0.113.53", 53, "worker3")] if former else [])
+        assert [item.endpoint_id for item in host.worker.endpoints].count(endpoint_id) == (name == "worker3")
+
+
+def test_two_backends_of_one_name_in_two_services(make_fleet: MakeFleet, key_of: KeyOf) -> None:
+    fleet = moved_fleet(make_fleet, "worker1")
+    (service,) = fleet["vars"]["edgewire_services"]
+    fleet["vars"]["edgewire_services"].append({**service, "name": "other", "ports": [54]})
+    edge = planned(fleet, key_of).hosts[0].edge
+    assert edge is not None
+    ids = [backend.endpoint_id for made in edge.services for backend in made.backends]
+    assert len(set(ids)) == len(ids) == 4

@@ -75,6 +75,25 @@ SERVICE_PROBLEMS: list[tuple[dict[str, Any] | str, str]] = [
     ({"name": "s19", "backends": [_BACKEND, {**_BACKEND, "port": 99}]}, "is a backend already"),
     ({"name": "s20", "backends": [{**_BACKEND, "address": "203.0.113.53"}]}, "is a VIP; it must"),
     ({"name": "s21", "backends": [{**_BACKEND, "address": "100.64.1.1"}]}, "is inside edgewire_ov"),
+    ({"name": "s21a", "backends": [{**_BACKEND, "name": "a b"}]}, "name: 'a b' is not a backend name"),
+    ({"name": "s21b", "backends": [{**_BACKEND, "moved_from": ["worker2"]}]}, "name: a backend that moved needs the"),
+    (
+        {"name": "s21c", "backends": [{**_BACKEND, "name": "a", "moved_from": ["edge1"]}]},
+        "service s21c, backend 1: moved_from: 'edge1' is not a host in group edgewire_workers",
+    ),
+    (
+        {"name": "s21d", "backends": [{**_BACKEND, "name": "a", "moved_from": ["worker1"]}]},
+        "worker1 is the worker that the backend is on",
+    ),
+    (
+        {"name": "s21e", "backends": [{**_BACKEND, "name": "a", "moved_from": ["worker2", "worker2"]}]},
+        "worker2 is listed twice",
+    ),
+    ({"name": "s21f", "backends": [{**_BACKEND, "name": "a", "moved_from": "worker2"}]}, "'worker2' is not a list"),
+    (
+        {"name": "s21g", "backends": [{**_BACKEND, "name": "a"}, {**_BACKEND, "name": "a", "address": "10.88.0.8"}]},
+        "a is the name of several: number 1, 2",
+    ),
     ({"name": "s22", "backends": ["worker1"]}, "'worker1' is not a mapping"),
     ({"name": "dns"}, "the name is used more than once"),
     ({"name": "s24", "vips": ["203.0.113.53"], "ports": [53]}, "services dns, s24: edgewire_services"),
