@@ -24,6 +24,14 @@ static __always_inline __u64 checksum_replace32(__u64 sum, __u32 from, __u32 to)
 	return sum + (__u32)~from + to;
 }
 
+/* Both in network order, 16 bytes each. */
+static __always_inline __u64 checksum_replace128(__u64 sum, const __u32 *from, const __u32 *to)
+{
+	for (int i = 0; i < 4; i++)
+		sum = checksum_replace32(sum, from[i], to[i]);
+	return sum;
+}
+
 static __always_inline __u16 checksum_close(__u64 sum)
 {
 	sum = (sum & 0xffffffff) + (sum >> 32);

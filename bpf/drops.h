@@ -15,6 +15,7 @@ enum drop_reason {
 	DROP_FRAGMENT_TINY,
 	DROP_FRAGMENT_NOT_HELD,
 	DROP_TTL_EXPIRED,
+	DROP_TOO_BIG,
 	DROP_OPTIONS_TOO_LONG,
 	DROP_NO_BACKEND,
 	DROP_UNKNOWN_WORKER,
@@ -27,6 +28,8 @@ enum drop_reason {
 	DROP_UNKNOWN_ENDPOINT,
 	DROP_WRONG_WORKER,
 	DROP_WRONG_PORT,
+	DROP_UNKNOWN_FLOW,
+	DROP_ICMP_LIMITED,
 	DROP_REWRITE_FAILED,
 	DROP_SOURCE_DENIED,
 	DROP_SOURCE_RATE,
@@ -94,12 +97,9 @@ static __always_inline int xdp_verdict(struct xdp_md *ctx, int verdict)
 	return XDP_DROP;
 }
 
-static __always_inline int tc_verdict(struct __sk_buff *skb, int verdict)
+/* Count a packet as dropped, and have it sampled. */
+static __always_inline void tc_account(struct __sk_buff *skb, __u32 reason)
 {
-	__u32 reason = verdict - DROP_VERDICT;
-
-	if (reason >= DROP_REASONS)
-		return verdict;
 	count_drop(reason);
 	if (is_captured(reason)) {
 		struct sample sample = {
@@ -112,6 +112,15 @@ static __always_inline int tc_verdict(struct __sk_buff *skb, int verdict)
 
 		send_sample(skb, &sample);
 	}
+}
+
+static __always_inline int tc_verdict(struct __sk_buff *skb, int verdict)
+{
+	__u32 reason = verdict - DROP_VERDICT;
+
+	if (reason >= DROP_REASONS)
+		return verdict;
+	tc_account(skb, reason);
 	return TC_ACT_SHOT;
 }
 

@@ -5,17 +5,20 @@
  * WireGuard, and brings the replies back. Three programs that share their maps:
  *
  *   edge_xdp      XDP on the uplink         client -> VIP      becomes  edge -> worker + relay option
- *   edge_handoff  TC ingress on the uplink  marked packets go into WireGuard, past FIB, netfilter and conntrack
+ *   edge_handoff  TC ingress on the uplink  marked packets go into WireGuard, past FIB, netfilter and conntrack, or
+ *                                           are answered: pings, packets that are too big or whose time is up
  *   edge_egress   TC ingress on WireGuard   worker -> edge     becomes  VIP -> client
  */
 #include "kernel.h"
 #include "drain.h"
 #include "drops.h"
 #include "edge_fragments.h"
+#include "edge_icmp.h"
 #include "edge_maps.h"
 #include "extensions.h"
 #include "filters.h"
 #include "handoff.h"
+#include "icmp.h"
 #include "relay.h"
 #include "services.h"
 #include "stats.h"
@@ -82,7 +85,7 @@ static __always_inline int forward(struct xdp_md *ctx, struct ethhdr *ethernet, 
 			return xdp_drop(DROP_RELAY_FROM_OUTSIDE);
 	}
 	if (ip->protocol != IPPROTO_UDP || ip->ihl < 5)
-		return XDP_PASS;
+		return ip->protocol == IPPROTO_ICMP ? hand_off_icmp(ctx, ip, data_end) : XDP_PASS;
 	fragment = ip->frag_off & bpf_htons(IP_FRAGMENT_MASK);
 	udp = (void *)ip + ip->ihl * 4;
 	/* Only the first fragment has ports. */
@@ -102,7 +105,10 @@ static __always_inline int forward(struct xdp_md *ctx, struct ethhdr *ethernet, 
 	if (ip_bytes > data_end - (void *)ip || ip_bytes < ip->ihl * 4 + sizeof(*udp))
 		return xdp_drop(DROP_MALFORMED);
 	if (ip->ttl <= 1)
-		return xdp_drop(DROP_TTL_EXPIRED);
+		return leave_to_tc(ctx, HANDOFF_TIME_EXCEEDED);
+	if (ip_bytes > RELAY_MTU(config->wireguard_mtu) && ip->frag_off & bpf_htons(IP_FLAG_DONT_FRAGMENT) &&
+	    !fragment && !(service->flags & SERVICE_CARRIES_OVERSIZE))
+		return leave_to_tc(ctx, HANDOFF_TOO_BIG);
 	if (ip->ihl > 15 - RELAY_OPTION_WORDS)
 		return xdp_drop(DROP_OPTIONS_TOO_LONG);
 	if (!address_is_set(&config->relay))
@@ -167,7 +173,9 @@ static __always_inline int forward6(struct xdp_md *ctx, struct ethhdr *ethernet,
 			return xdp_drop(DROP_RELAY_FROM_OUTSIDE);
 	}
 	if (find_udp(ip + 1, data_end, ip->nexthdr, &place))
-		return place.fragment ? hand_off_fragment6(ctx, ip, &place) : XDP_PASS;
+		return ip->nexthdr == IPPROTO_ICMPV6 ? hand_off_icmp6(ctx, ip, data_end) :
+		       place.fragment                ? hand_off_fragment6(ctx, ip, &place) :
+						       XDP_PASS;
 	udp = (void *)(ip + 1) + place.offset;
 	if ((void *)(udp + 1) > data_end)
 		return place.fragment ? hand_off_fragment6(ctx, ip, &place) : XDP_PASS;
@@ -186,7 +194,10 @@ static __always_inline int forward6(struct xdp_md *ctx, struct ethhdr *ethernet,
 	if (payload_bytes > data_end - (void *)(ip + 1) || payload_bytes < place.offset + sizeof(*udp))
 		return xdp_drop(DROP_MALFORMED);
 	if (ip->hop_limit <= 1)
-		return xdp_drop(DROP_TTL_EXPIRED);
+		return leave_to_tc(ctx, HANDOFF_TIME_EXCEEDED);
+	if (sizeof(*ip) + payload_bytes > RELAY6_MTU(config->wireguard_mtu) && !place.fragment &&
+	    !(service->flags & SERVICE_CARRIES_OVERSIZE))
+		return leave_to_tc(ctx, HANDOFF_TOO_BIG);
 	if (!address_is_set(&config->relay6))
 		return xdp_drop(DROP_NOT_CONFIGURED);
 	table_place = place_of(service, client_word(&client), udp);
@@ -312,7 +323,7 @@ static __always_inline int hand_off(struct __sk_buff *skb)
 		handoff = HANDOFF_FRAGMENT;
 	else if ((void *)(mark + 1) <= data)
 		handoff = *mark;
-	if (handoff < HANDOFF_RELAY || handoff > HANDOFF_FRAGMENT)
+	if (handoff < HANDOFF_RELAY || handoff > HANDOFF_ICMP)
 		return VERDICT_NEXT;
 	config = ew_config.lookup(&zero);
 	if (!config)
@@ -320,9 +331,20 @@ static __always_inline int hand_off(struct __sk_buff *skb)
 	/* A tag that the device took off before XDP lies beside the packet, and would be put into it on its way out. */
 	if (skb->vlan_present && bpf_skb_vlan_pop(skb))
 		return tc_drop(DROP_REWRITE_FAILED);
-	if (handoff != HANDOFF_RELAY)
+	switch (handoff) {
+	case HANDOFF_RELAY_FRAGMENT:
+	case HANDOFF_FRAGMENT:
 		return handle_fragment(skb, config, handoff);
-	return bpf_redirect(config->wireguard_ifindex, 0);
+	case HANDOFF_TOO_BIG:
+		return answer_too_big(skb, RELAY_MTU(config->wireguard_mtu), RELAY6_MTU(config->wireguard_mtu),
+				      config->uplink_ifindex);
+	case HANDOFF_TIME_EXCEEDED:
+		return answer_time_exceeded(skb, config->uplink_ifindex);
+	case HANDOFF_ICMP:
+		return handle_icmp(skb, config);
+	default:
+		return bpf_redirect(config->wireguard_ifindex, 0);
+	}
 }
 
 int edge_handoff(struct __sk_buff *skb)
@@ -432,10 +454,19 @@ static __always_inline int bring_back(struct __sk_buff *skb, const struct edge_c
 		return tc_drop(reason);
 	if (relay.ip.ttl <= 1)
 		return tc_drop(DROP_TTL_EXPIRED);
-	if (relay.option.stage == RELAY_RETURNED)
+	if (relay.option.stage == RELAY_RETURNED && relay.ip.protocol == IPPROTO_UDP)
 		return pass_on(skb, config, &relay, backend);
 	if (relay.option.stage != RELAY_PLAIN)
 		return tc_drop(DROP_BAD_OPTION);
+	if (relay.ip.protocol == IPPROTO_ICMP) {
+		if (!is_about_its_port(skb, &relay, backend))
+			return tc_drop(DROP_WRONG_PORT);
+		relay_unwrap(&ip, &relay, backend->vip.word[3], relay.option.client, relay.ip.ttl - 1);
+		if (tunnel_strip(skb, &ip))
+			return tc_drop(DROP_REWRITE_FAILED);
+		count_event(EVENT_ERROR_RELAYED);
+		return tunnel_send(skb, config->uplink_ifindex);
+	}
 	/* Later fragments have no ports; without a first one, which has, they come to nothing. */
 	if (!(relay.ip.frag_off & bpf_htons(IP_FRAGMENT_OFFSET_MASK)) &&
 	    !replies_from_its_port(skb, relay.ip.ihl * 4, backend))
@@ -471,21 +502,30 @@ static __always_inline int bring_back6(struct __sk_buff *skb, const struct edge_
 		return tc_drop(reason);
 	if (relay.ip.hop_limit <= 1)
 		return tc_drop(DROP_TTL_EXPIRED);
+	client = *(struct address *)relay.option.client;
 	no_udp = find_udp_skb(skb, sizeof(relay), relay.option.next_header, &place);
-	if (relay6_stage(&relay.option) == RELAY_RETURNED) {
+	if (relay6_stage(&relay.option) == RELAY_RETURNED && relay.option.next_header != IPPROTO_ICMPV6) {
 		if (no_udp)
 			return tc_drop(DROP_NOT_RELAYED);
 		return pass_on6(skb, config, &relay, backend, sizeof(relay) + place.offset);
 	}
 	if (relay6_stage(&relay.option) != RELAY_PLAIN)
 		return tc_drop(DROP_BAD_OPTION);
+	if (relay.option.next_header == IPPROTO_ICMPV6) {
+		if (!is_about_its_port6(skb, &relay, backend))
+			return tc_drop(DROP_WRONG_PORT);
+		relay6_unwrap(&ip, &relay, &backend->vip, &client, relay.ip.hop_limit - 1);
+		if (tunnel_strip6(skb, &ip))
+			return tc_drop(DROP_REWRITE_FAILED);
+		count_event(EVENT_ERROR_RELAYED);
+		return tunnel_send(skb, config->uplink_ifindex);
+	}
 	if (!(place.fragment & bpf_htons(IP6_FRAGMENT_OFFSET_MASK))) {
 		if (no_udp)
 			return tc_drop(DROP_NOT_RELAYED);
 		if (!replies_from_its_port(skb, sizeof(relay) + place.offset, backend))
 			return tc_drop(DROP_WRONG_PORT);
 	}
-	client = *(struct address *)relay.option.client;
 	relay6_unwrap(&ip, &relay, &backend->vip, &client, relay.ip.hop_limit - 1);
 	if (tunnel_strip6(skb, &ip))
 		return tc_drop(DROP_REWRITE_FAILED);

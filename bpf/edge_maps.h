@@ -7,7 +7,7 @@
  *   services (VIP, port) or ranges (VIP, port prefix) -> slice of lut -> slot of backends -> endpoint id
  *   slot of backends -> slot of workers -> relay addresses, and whether the worker lives
  *   endpoints (endpoint id) -> slot of backends, for the way back
- *   vips (VIP) -> for packets without ports, such as fragments
+ *   vips (VIP) -> for packets without ports, such as fragments and ICMP
  *
  * IPv4 has service keys of its own: an 8-byte key costs half of a 20-byte one.
  */
@@ -23,6 +23,7 @@ struct edge_config {
 	__u32 wireguard_ifindex;
 	__u32 uplink_ifindex;  /* by which packets leave to clients: the uplink, or a VLAN interface on it */
 	__u32 flags;
+	__u32 wireguard_mtu;  /* bytes of an IP packet that WireGuard carries whole */
 };
 #define EDGE_HAS_RANGES 1  /* some service has a range of ports: look there where no single port is found */
 #define EDGE_DROPS_UNSERVED 2  /* what is for a VIP and for no service */
@@ -61,8 +62,9 @@ struct service {
 	__u32 flags;
 	__u32 filter;  /* index of ew_filters, 0: everybody may send as much as they like */
 };
-#define SERVICE_AFFINITY_CLIENT 1  /* all flows of a client go to one backend */
-#define SERVICE_DRAINING 2         /* right behind the table lies the one with the backends that drain, of its size */
+#define SERVICE_AFFINITY_CLIENT 1   /* all flows of a client go to one backend */
+#define SERVICE_DRAINING 2          /* right behind the table lies the one with the backends that drain, of its size */
+#define SERVICE_CARRIES_OVERSIZE 4  /* WireGuard fragments what it cannot carry whole */
 
 struct backend {
 	__be32 endpoint_id;  /* 0: free slot */

@@ -9,6 +9,7 @@
 
 #include <uapi/linux/bpf.h>
 #include <uapi/linux/if_ether.h>
+#include <uapi/linux/if_packet.h>
 #include <uapi/linux/in.h>
 #include <uapi/linux/ip.h>
 #include <uapi/linux/ipv6.h>
@@ -19,6 +20,7 @@
 static long (*redirect_neigh)(__u32 ifindex, struct bpf_redir_neigh *params, int plen, __u64 flags) =
 	(void *)BPF_FUNC_redirect_neigh;
 
+#define IP_FLAG_DONT_FRAGMENT 0x4000
 #define IP_FLAG_MORE_FRAGMENTS 0x2000
 #define IP_FRAGMENT_OFFSET_MASK 0x1fff
 #define IP_FRAGMENT_MASK (IP_FLAG_MORE_FRAGMENTS | IP_FRAGMENT_OFFSET_MASK)

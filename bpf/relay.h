@@ -55,6 +55,10 @@ struct relay6_option {
 #define RELAY6_HEADER_LENGTH (sizeof(struct relay6_option) / 8 - 1)
 #define RELAY6_OPTION_LENGTH (sizeof(struct relay6_option) - 4)
 
+/* The longest IP packet that fits into WireGuard's MTU with the option. */
+#define RELAY_MTU(wireguard_mtu) ((wireguard_mtu) - sizeof(struct relay_option))
+#define RELAY6_MTU(wireguard_mtu) ((wireguard_mtu) - sizeof(struct relay6_option))
+
 /* A relayed packet's base header and option, as they lie together in the packet. */
 struct relay_header {
 	struct iphdr ip;

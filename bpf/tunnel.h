@@ -28,7 +28,8 @@ static __always_inline enum tunnel_packet tunnel_read(struct __sk_buff *skb, str
 		return TUNNEL_NOT_OURS;
 	if (relay->ip.daddr != relay_address)
 		return TUNNEL_NOT_OURS;
-	if (relay->ip.ihl < 5 + RELAY_OPTION_WORDS || relay->ip.protocol != IPPROTO_UDP) {
+	if (relay->ip.ihl < 5 + RELAY_OPTION_WORDS ||
+	    (relay->ip.protocol != IPPROTO_UDP && relay->ip.protocol != IPPROTO_ICMP)) {
 		*reason = DROP_NOT_RELAYED;
 		return TUNNEL_DROP;
 	}

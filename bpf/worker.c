@@ -14,23 +14,14 @@
 #include "extensions.h"
 #include "flows.h"
 #include "fragments.h"
+#include "icmp.h"
 #include "moved.h"
 #include "relay.h"
 #include "stats.h"
 #include "translate.h"
 #include "tunnel.h"
+#include "worker_icmp.h"
 #include "worker_maps.h"
-
-/* Where a port of an endpoint's VIP is in the container. 0, or negative where the endpoint does not have the port. */
-static __always_inline int container_port_of(const struct endpoint *endpoint, __be16 vip_port, __be16 *container_port)
-{
-	__u16 port = bpf_ntohs(vip_port);
-
-	if (port < bpf_ntohs(endpoint->port) || port > bpf_ntohs(endpoint->last_port))
-		return -1;
-	*container_port = bpf_htons(bpf_ntohs(endpoint->container_port) + (port - bpf_ntohs(endpoint->port)));
-	return 0;
-}
 
 /*
  * The answer to RELAY_ASK: whether the flow of the packet whose UDP header is at `udp_offset` is known here, has come
@@ -154,6 +145,7 @@ static __always_inline int take_in(struct __sk_buff *skb, const struct worker_co
 	struct address edge, client;
 	struct iphdr ip;
 	__u32 reason = 0;
+	int is_icmp;
 
 	switch (tunnel_read(skb, &relay, config->relay.word[3], &reason)) {
 	case TUNNEL_NOT_OURS:
@@ -171,8 +163,11 @@ static __always_inline int take_in(struct __sk_buff *skb, const struct worker_co
 		return tc_drop(DROP_TTL_EXPIRED);
 	if (!address_is_v4(&endpoint->container))
 		return tc_drop(DROP_UNKNOWN_ENDPOINT);
-	if (relay.option.stage == RELAY_RETURNED)
+	is_icmp = relay.ip.protocol == IPPROTO_ICMP;
+	if (relay.option.stage == RELAY_RETURNED || (is_icmp && relay.option.stage != RELAY_PLAIN))
 		return tc_drop(DROP_BAD_OPTION);
+	if (is_icmp)
+		return deliver_error(skb, config, &relay, endpoint);
 	client = address_of_v4(relay.option.client);
 	/* Whoever asks has other backends for a flow that is not known here. */
 	if (endpoint->flags & ENDPOINT_MOVED && relay.option.stage != RELAY_ASK)
@@ -200,7 +195,7 @@ static __always_inline int take_in6(struct __sk_buff *skb, const struct worker_c
 	struct udp_place place;
 	struct ipv6hdr ip;
 	__u32 reason = 0;
-	int no_udp, is_later;
+	int is_icmp, no_udp, is_later;
 
 	switch (tunnel_read6(skb, &relay, &config->relay6, &reason)) {
 	case TUNNEL_NOT_OURS:
@@ -218,8 +213,12 @@ static __always_inline int take_in6(struct __sk_buff *skb, const struct worker_c
 		return tc_drop(DROP_TTL_EXPIRED);
 	if (address_is_v4(&endpoint->container))
 		return tc_drop(DROP_UNKNOWN_ENDPOINT);
-	if (relay6_stage(&relay.option) == RELAY_RETURNED)
+	is_icmp = relay.option.next_header == IPPROTO_ICMPV6;
+	if (relay6_stage(&relay.option) == RELAY_RETURNED ||
+	    (is_icmp && relay6_stage(&relay.option) != RELAY_PLAIN))
 		return tc_drop(DROP_BAD_OPTION);
+	if (is_icmp)
+		return deliver_error6(skb, config, &relay, endpoint);
 	client = *(struct address *)relay.option.client;
 	no_udp = find_udp_skb(skb, sizeof(relay), relay.option.next_header, &place);
 	is_later = place.fragment & bpf_htons(IP6_FRAGMENT_OFFSET_MASK);
@@ -295,7 +294,7 @@ static __always_inline long translate_reply(struct __sk_buff *skb, __u32 udp_off
  * leaves as any packet does that this box forwards.
  */
 static __always_inline int reply_directly(struct __sk_buff *skb, const struct worker_config *config, struct iphdr *ip,
-					  const struct address *vip, __u32 stats_index)
+					  const struct address *vip)
 {
 	struct iphdr before = *ip;
 	__u64 sum = checksum_open(ip->check);
@@ -308,12 +307,11 @@ static __always_inline int reply_directly(struct __sk_buff *skb, const struct wo
 	ip->check = checksum_close(checksum_replace32(sum, before.saddr, ip->saddr));
 	if (bpf_skb_store_bytes(skb, ETH_HLEN, ip, sizeof(*ip), 0))
 		return tc_drop(DROP_REWRITE_FAILED);
-	count_out(stats_index, bpf_ntohs(ip->tot_len));
 	return redirect_neigh(config->uplink_ifindex, 0, 0, 0);
 }
 
 static __always_inline int reply_directly6(struct __sk_buff *skb, const struct worker_config *config,
-					   struct ipv6hdr *ip, const struct address *vip, __u32 stats_index)
+					   struct ipv6hdr *ip, const struct address *vip)
 {
 	if (!config->uplink_ifindex)
 		return tc_drop(DROP_NOT_CONFIGURED);
@@ -321,7 +319,6 @@ static __always_inline int reply_directly6(struct __sk_buff *skb, const struct w
 	*(struct address *)&ip->saddr = *vip;
 	if (bpf_skb_store_bytes(skb, ETH_HLEN, ip, sizeof(*ip), 0))
 		return tc_drop(DROP_REWRITE_FAILED);
-	count_out(stats_index, sizeof(*ip) + bpf_ntohs(ip->payload_len));
 	return redirect_neigh(config->uplink_ifindex, 0, 0, 0);
 }
 
@@ -354,7 +351,10 @@ static __always_inline int follow_reply(struct __sk_buff *skb, const struct work
 				   TO_CLIENT);
 	if (ip->ttl <= 1)
 		return tc_drop(DROP_TTL_EXPIRED);
-	return reply_directly(skb, config, ip, &datagram->address, datagram->stats_index);
+	verdict = reply_directly(skb, config, ip, &datagram->address);
+	if (verdict == TC_ACT_REDIRECT)
+		count_out(datagram->stats_index, bpf_ntohs(ip->tot_len));
+	return verdict;
 }
 
 static __always_inline int follow_reply6(struct __sk_buff *skb, const struct worker_config *config,
@@ -371,20 +371,124 @@ static __always_inline int follow_reply6(struct __sk_buff *skb, const struct wor
 				    TO_CLIENT);
 	if (ip->hop_limit <= 1)
 		return tc_drop(DROP_TTL_EXPIRED);
-	return reply_directly6(skb, config, ip, &datagram->address, datagram->stats_index);
+	verdict = reply_directly6(skb, config, ip, &datagram->address);
+	if (verdict == TC_ACT_REDIRECT)
+		count_out(datagram->stats_index, sizeof(*ip) + bpf_ntohs(ip->payload_len));
+	return verdict;
+}
+
+/* Send a translated packet to the client: through the edge that the client used, or directly. */
+static __always_inline int send_to_client(struct __sk_buff *skb, const struct worker_config *config, struct iphdr *ip,
+					  const struct flow *flow)
+{
+	struct relay_header relay;
+
+	if (flow->flags & ENDPOINT_DIRECT)
+		return reply_directly(skb, config, ip, &flow->vip);
+	relay_wrap(&relay, ip, config->relay.word[3], flow->edge_relay.word[3], flow->endpoint_id, ip->daddr,
+		   ip->ttl - 1);
+	if (tunnel_wrap(skb, &relay))
+		return tc_drop(DROP_REWRITE_FAILED);
+	return bpf_redirect(config->wireguard_ifindex, 0);
+}
+
+static __always_inline int send_to_client6(struct __sk_buff *skb, const struct worker_config *config,
+					   struct ipv6hdr *ip, const struct flow *flow)
+{
+	struct address client = address_of_v6(&ip->daddr);
+	struct relay6_header relay;
+
+	if (flow->flags & ENDPOINT_DIRECT)
+		return reply_directly6(skb, config, ip, &flow->vip);
+	relay6_wrap(&relay, ip, &config->relay6, &flow->edge_relay, flow->endpoint_id, &client, ip->hop_limit - 1);
+	if (tunnel_wrap6(skb, &relay))
+		return tc_drop(DROP_REWRITE_FAILED);
+	return bpf_redirect(config->wireguard_ifindex, 0);
+}
+
+/* Send a container's error about a client's request to that client; an error about anything else is the host's. */
+static __always_inline int send_error(struct __sk_buff *skb, const struct worker_config *config, struct iphdr *ip)
+{
+	struct flow_key key = {.container = address_of_v4(ip->saddr), .client = address_of_v4(ip->daddr)};
+	struct icmp_error error;
+	struct flow *flow;
+
+	if (ip->ihl != 5 || ip->frag_off & bpf_htons(IP_FLAG_MORE_FRAGMENTS | IP_FRAGMENT_OFFSET_MASK) ||
+	    bpf_skb_load_bytes(skb, ETH_HLEN + sizeof(*ip), &error, sizeof(error)) || !quotes_udp(&error) ||
+	    error.ip.saddr != ip->daddr || error.ip.daddr != ip->saddr)
+		return VERDICT_NEXT;
+	key.container_port = error.udp.dest;
+	key.client_port = error.udp.source;
+	flow = ew_flows.lookup(&key);
+	if (!flow || flow->flags & ENDPOINT_MOVED)
+		return VERDICT_NEXT;
+	if (!address_is_set(&config->relay))
+		return tc_drop(DROP_NOT_CONFIGURED);
+	if (ip->ttl <= 1)
+		return tc_drop(DROP_TTL_EXPIRED);
+	translate_quoted(&error, &error.ip.daddr, flow->vip.word[3], &error.udp.dest, flow->port);
+	if (bpf_skb_store_bytes(skb, ETH_HLEN + sizeof(*ip), &error, sizeof(error), 0))
+		return tc_drop(DROP_REWRITE_FAILED);
+	count_event(EVENT_ERROR_RELAYED);
+	return send_to_client(skb, config, ip, flow);
+}
+
+static __always_inline int send_error6(struct __sk_buff *skb, const struct worker_config *config, struct ipv6hdr *ip)
+{
+	struct flow_key key = {.container = address_of_v6(&ip->saddr), .client = address_of_v6(&ip->daddr)};
+	struct address quoted_client, *quoted_container;
+	struct icmp6_error error;
+	struct flow *flow;
+
+	if (bpf_skb_load_bytes(skb, ETH_HLEN + sizeof(*ip), &error, sizeof(error)) || !quotes_udp6(&error))
+		return VERDICT_NEXT;
+	quoted_client = address_of_v6(&error.ip.saddr);
+	quoted_container = (struct address *)&error.ip.daddr;
+	if (!address_equal(&quoted_client, &key.client) || !address_equal(quoted_container, &key.container))
+		return VERDICT_NEXT;
+	key.container_port = error.udp.dest;
+	key.client_port = error.udp.source;
+	flow = ew_flows.lookup(&key);
+	if (!flow || flow->flags & ENDPOINT_MOVED)
+		return VERDICT_NEXT;
+	if (!address_is_set(&config->relay6))
+		return tc_drop(DROP_NOT_CONFIGURED);
+	if (ip->hop_limit <= 1)
+		return tc_drop(DROP_TTL_EXPIRED);
+	translate_quoted6(&error, quoted_container, &flow->vip, &error.udp.dest, flow->port);
+	if (bpf_skb_store_bytes(skb, ETH_HLEN + sizeof(*ip), &error, sizeof(error), 0))
+		return tc_drop(DROP_REWRITE_FAILED);
+	count_event(EVENT_ERROR_RELAYED);
+	return send_to_client6(skb, config, ip, flow);
+}
+
+/*
+ * Whether WireGuard could not carry a container's packet whole, and it is not to be carried in fragments either. Of a
+ * packet that is still to be segmented (UDP_SEGMENT) the segments count; `headers` is what lies in front of UDP.
+ */
+static __always_inline int is_oversize(const struct __sk_buff *skb, const struct flow *flow, __u32 bytes,
+				       __u32 headers, __u32 mtu)
+{
+	if (flow->flags & (ENDPOINT_DIRECT | ENDPOINT_CARRIES_OVERSIZE))
+		return 0;
+	if (skb->gso_size)
+		bytes = headers + sizeof(struct udphdr) + skb->gso_size;
+	return bytes > mtu;
 }
 
 static __always_inline int send_back(struct __sk_buff *skb, const struct worker_config *config)
 {
-	struct relay_header relay;
 	struct datagram_key datagram;
+	__u32 udp_offset, ip_bytes;
 	struct flow_key key = {};
 	struct flow *flow;
 	struct iphdr ip;
-	__u32 udp_offset;
+	int verdict;
 
 	if (bpf_skb_load_bytes(skb, ETH_HLEN, &ip, sizeof(ip)))
 		return VERDICT_NEXT;
+	if (ip.protocol == IPPROTO_ICMP)
+		return send_error(skb, config, &ip);
 	if (ip.protocol != IPPROTO_UDP || ip.ihl < 5)
 		return VERDICT_NEXT;
 	datagram = datagram_of_v4(&ip);
@@ -401,6 +505,9 @@ static __always_inline int send_back(struct __sk_buff *skb, const struct worker_
 		return tc_drop(DROP_NOT_CONFIGURED);
 	if (ip.ttl <= 1)
 		return tc_drop(DROP_TTL_EXPIRED);
+	if ((ip.frag_off & bpf_htons(IP_FLAG_DONT_FRAGMENT | IP_FRAGMENT_MASK)) == bpf_htons(IP_FLAG_DONT_FRAGMENT) &&
+	    is_oversize(skb, flow, bpf_ntohs(ip.tot_len), ip.ihl * 4, RELAY_MTU(config->wireguard_mtu)))
+		return answer_too_big(skb, RELAY_MTU(config->wireguard_mtu), 0, skb->ifindex);
 	if (!(flow->flags & ENDPOINT_DIRECT) && ip.ihl > 15 - RELAY_OPTION_WORDS)
 		return tc_drop(DROP_OPTIONS_TOO_LONG);
 	if (ip.frag_off & bpf_htons(IP_FRAGMENT_MASK) && lead_reply(skb, &datagram, flow))
@@ -408,29 +515,27 @@ static __always_inline int send_back(struct __sk_buff *skb, const struct worker_
 	if (translate_reply(skb, udp_offset, &key, flow))
 		return tc_drop(DROP_REWRITE_FAILED);
 	touch_flow(flow);
-	if (flow->flags & ENDPOINT_DIRECT)
-		return reply_directly(skb, config, &ip, &flow->vip, flow->stats_index);
-	relay_wrap(&relay, &ip, config->relay.word[3], flow->edge_relay.word[3], flow->endpoint_id, ip.daddr,
-		   ip.ttl - 1);
-	if (tunnel_wrap(skb, &relay))
-		return tc_drop(DROP_REWRITE_FAILED);
-	count_out(flow->stats_index, bpf_ntohs(ip.tot_len));
-	return bpf_redirect(config->wireguard_ifindex, 0);
+	ip_bytes = bpf_ntohs(ip.tot_len);
+	verdict = send_to_client(skb, config, &ip, flow);
+	if (verdict == TC_ACT_REDIRECT)
+		count_out(flow->stats_index, ip_bytes);
+	return verdict;
 }
 
 static __always_inline int send_back6(struct __sk_buff *skb, const struct worker_config *config)
 {
-	struct relay6_header relay;
 	struct datagram_key datagram;
+	__u32 udp_offset, ip_bytes;
 	struct flow_key key = {};
 	struct udp_place place;
 	struct flow *flow;
 	struct ipv6hdr ip;
-	__u32 udp_offset;
-	int no_udp;
+	int no_udp, verdict;
 
 	if (bpf_skb_load_bytes(skb, ETH_HLEN, &ip, sizeof(ip)))
 		return VERDICT_NEXT;
+	if (ip.nexthdr == IPPROTO_ICMPV6)
+		return send_error6(skb, config, &ip);
 	key.container = address_of_v6(&ip.saddr);
 	key.client = address_of_v6(&ip.daddr);
 	no_udp = find_udp_skb(skb, ETH_HLEN + sizeof(ip), ip.nexthdr, &place);
@@ -446,18 +551,20 @@ static __always_inline int send_back6(struct __sk_buff *skb, const struct worker
 		return tc_drop(DROP_NOT_CONFIGURED);
 	if (ip.hop_limit <= 1)
 		return tc_drop(DROP_TTL_EXPIRED);
+	if (!place.fragment &&
+	    is_oversize(skb, flow, sizeof(ip) + bpf_ntohs(ip.payload_len), sizeof(ip) + place.offset,
+			RELAY6_MTU(config->wireguard_mtu)))
+		return answer_too_big(skb, 0, RELAY6_MTU(config->wireguard_mtu), skb->ifindex);
 	if (place.fragment && lead_reply(skb, &datagram, flow))
 		return TC_ACT_STOLEN;
 	if (translate_reply(skb, udp_offset, &key, flow))
 		return tc_drop(DROP_REWRITE_FAILED);
 	touch_flow(flow);
-	if (flow->flags & ENDPOINT_DIRECT)
-		return reply_directly6(skb, config, &ip, &flow->vip, flow->stats_index);
-	relay6_wrap(&relay, &ip, &config->relay6, &flow->edge_relay, flow->endpoint_id, &key.client, ip.hop_limit - 1);
-	if (tunnel_wrap6(skb, &relay))
-		return tc_drop(DROP_REWRITE_FAILED);
-	count_out(flow->stats_index, sizeof(ip) + bpf_ntohs(ip.payload_len));
-	return bpf_redirect(config->wireguard_ifindex, 0);
+	ip_bytes = sizeof(ip) + bpf_ntohs(ip.payload_len);
+	verdict = send_to_client6(skb, config, &ip, flow);
+	if (verdict == TC_ACT_REDIRECT)
+		count_out(flow->stats_index, ip_bytes);
+	return verdict;
 }
 
 static __always_inline int from_container(struct __sk_buff *skb)

@@ -15,6 +15,7 @@ struct worker_config {
 	__u32 wireguard_ifindex;
 	__u32 container_ifindex;
 	__u32 uplink_ifindex;
+	__u32 wireguard_mtu;  /* bytes of an IP packet that WireGuard carries whole */
 };
 
 struct endpoint {
@@ -32,8 +33,9 @@ struct endpoint {
  * and not with every packet, and made by a shift.
  */
 #define TICK_SHIFT 30
-#define ENDPOINT_DIRECT 1  /* replies leave through this worker's uplink, not through the edge */
-#define ENDPOINT_MOVED 2   /* another worker has it now: what comes for it goes on there */
+#define ENDPOINT_DIRECT 1            /* replies leave through this worker's uplink, not through the edge */
+#define ENDPOINT_MOVED 2             /* another worker has it now: what comes for it goes on there */
+#define ENDPOINT_CARRIES_OVERSIZE 4  /* WireGuard fragments what it cannot carry whole */
 
 /* A flow as its reply will look: from the container to the client. */
 struct flow_key {

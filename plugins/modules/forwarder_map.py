@@ -112,6 +112,14 @@ options:
         type: str
         choices: [flow, client]
         default: flow
+      oversize:
+        description:
+          - What becomes of a packet that WireGuard cannot carry whole with the relay option on it. V(refuse) - it is dropped
+            and its sender told what fits (ICMP fragmentation needed or packet too big), if the sender has forbidden
+            fragmenting, as every IPv6 sender has. V(fragment) - WireGuard's own packet is fragmented, whatever the sender says.
+        type: str
+        choices: [refuse, fragment]
+        default: refuse
       backends:
         description: Where its packets go. Without a backend of a weight above 0 they are dropped and counted.
         type: list
@@ -247,6 +255,11 @@ options:
         description: How many seconds a flow may be silent, while the endpoint drains, before it goes elsewhere.
         type: int
         default: 60
+      oversize:
+        description: O(services[].oversize) for replies; with O(endpoints[].reply=direct) WireGuard is not in their way.
+        type: str
+        choices: [refuse, fragment]
+        default: refuse
   moved:
     description:
       - Endpoints that were on this worker and are on another one now. What an edge that does not know yet still sends here

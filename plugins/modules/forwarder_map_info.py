@@ -60,6 +60,7 @@ edge:
         ports: "53"
         protocol: udp
         affinity: flow
+        oversize: refuse
         table_size: 4093
         filter:
           others: denied
@@ -92,6 +93,7 @@ worker:
         container_port: 53
         reply: edge
         drain_idle: 60
+        oversize: refuse
     moved:
       - endpoint_id: 460609398
         service: echo

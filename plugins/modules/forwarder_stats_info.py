@@ -62,6 +62,8 @@ edge:
     - The keys C(rates) and C(rate), per second, are there with O(interval) only.
     - RV(edge.fragments) and RV(worker.fragments) count IP fragments that came before their datagram's first one and were
       held, and those of them that went on when it came; the others were lost.
+    - RV(edge.events) and RV(worker.events) count what is off the plain way and no drop, such as flows that move while a service
+      drains, pings answered, ICMP errors sent or taken on, and those not sent because there were too many.
   returned: success
   type: dict
   sample:

@@ -664,10 +664,10 @@ _IFF_TUN, _IFF_NO_PI = 0x0001, 0x1000
 
 
 def _is_chatter(packet: bytes) -> bool:
-    """Neither IPv4 nor IPv6, or ICMPv6: what a kernel sends of its own accord."""
+    """Neither IPv4 nor IPv6, or multicast listener and neighbour discovery: what a kernel sends of its own accord."""
     if not packet or packet[0] >> 4 not in (4, 6):
         return True
-    return _is_v6(packet) and 58 in (packet[6], packet[40] if packet[6] == 0 else -1)
+    return _is_v6(packet) and ((packet[6], packet[40]) == (0, 58) or (packet[6] == 58 and packet[40] >= 130))
 
 
 def _readable(descriptor: int, deadline: float) -> bool:
@@ -693,7 +693,7 @@ class Tun:
         os.write(self._fd, packet)
 
     def read(self, seconds: float = 5.0) -> bytes:
-        """The next IP packet that the box sent into the tunnel, but for ICMPv6; fails in time."""
+        """The next IP packet that the box sent into the tunnel, but for chatter; fails in time."""
         deadline = time.monotonic() + seconds
         while _readable(self._fd, deadline):
             packet = os.read(self._fd, 65535)
@@ -719,7 +719,7 @@ class Tun:
 class Wire:
     """The far end of an interface: a packet socket that puts frames on it and takes the IP unicast that arrives.
 
-    ICMPv6 is left out: a kernel sends that of its own accord.
+    Chatter is left out.
     """
 
     def __init__(self, ns: Netns, interface: str) -> None:
@@ -806,10 +806,21 @@ def make_edge_interfaces(edge: Netns, client: Netns) -> None:
     )
 
 
+def limit_icmp_errors(ns: Netns, milliseconds: int) -> None:
+    """How long a namespace's kernel waits between two ICMP errors to a host; 0 for no limit (kernel doc, ip-sysctl)."""
+    names = ("net.ipv4.icmp_ratelimit", "net.ipv6.icmp.ratelimit")
+    ns.run("sysctl", "-qw", *(f"{name}={milliseconds}" for name in names))
+
+
 def make_worker_interfaces(worker: Netns, container: Netns) -> None:
-    """A bridge with one container on it, as a container engine makes them, with static neighbours."""
+    """A bridge with one container on it, as a container engine makes them, with static neighbours.
+
+    Where nobody listens in the container its kernel sends no errors, which would be relayed as replies are: see
+    :func:`limit_icmp_errors`.
+    """
     quiet(worker)
     quiet(container)
+    limit_icmp_errors(container, 2_000_000_000)
     _script(
         worker,
         f"""link add podman0 address {BRIDGE_MAC} type bridge
@@ -950,8 +961,15 @@ def forget(maps: map_io.Maps, name: str) -> None:
         libbpf.delete_batch(maps[name].fd, name, keys, len(keys) // maps[name].info.key_size)
 
 
+@dataclass
+class EdgeBox(Box):
+    """An edge, and the namespace of its one client."""
+
+    client: Netns
+
+
 @pytest.fixture
-def edge_box(shared_pins: Path, make_netns: Callable[[], Netns]) -> Iterator[Box]:
+def edge_box(shared_pins: Path, make_netns: Callable[[], Netns]) -> Iterator[EdgeBox]:
     """An edge whose uplink's far end is ``wire`` and whose tunnel is ``tun``."""
     ns, client = make_netns(), make_netns()
     make_edge_interfaces(ns, client)
@@ -962,7 +980,7 @@ def edge_box(shared_pins: Path, make_netns: Callable[[], Netns]) -> Iterator[Box
         contents.ensure("edge", EDGE_PARAMS)
         with map_io.running_maps("edge") as maps:
             assert maps is not None
-            yield Box("edge", ns, tun, wire, maps)
+            yield EdgeBox("edge", ns, tun, wire, maps, client)
     tun.close()
     wire.close()
 

@@ -30,7 +30,9 @@ from ansible_collections.edgewire.fleet.tests.model.packet import Outcome
 
 # So many packets between two looks at the counters.
 BATCH = 256
-RELAY_MARK, LEAD_MARK, FOLLOW_MARK = ((0x65646765 + n).to_bytes(4, "little") for n in range(3))
+RELAY_MARK, LEAD_MARK, *_ASIDE_MARKS = ((0x65646765 + n).to_bytes(4, "little") for n in range(6))
+# What edge_xdp leaves as it is to edge_handoff, in the model's words.
+ASIDE = dict(zip(_ASIDE_MARKS, ("follow", "too_big", "time_exceeded", "icmp"), strict=True))
 # XDP's headroom in a test run is 256 bytes, less what the kernel keeps there for itself.
 POISON_BYTES = 200
 _POISON = f"""
@@ -113,8 +115,9 @@ def xdp_verdict(ran: tuple[int, bytes], frame: bytes) -> Outcome:
     assert verdict == 2, f"edge_xdp returned {verdict}"
     if data == frame:
         return Outcome("pass")
-    if data == FOLLOW_MARK + untagged(frame):
-        return Outcome("follow")
+    if data[:4] in ASIDE:
+        assert data[4:] == untagged(frame), "changed, and left to edge_handoff"
+        return Outcome(ASIDE[data[:4]])
     assert data[:4] in (RELAY_MARK, LEAD_MARK), "changed, and not marked"
     assert data[4:18] == untagged(frame)[:14], "the Ethernet header changed"
     return Outcome("relay" if data[:4] == RELAY_MARK else "lead", data[18:])

@@ -269,6 +269,7 @@ def test_the_edge_in_human_terms(edge_box: Box, plan_file: Path) -> None:
         "ports": str(PORT),
         "protocol": "udp",
         "affinity": "flow",
+        "oversize": "refuse",
         "table_size": 1,
         "filter": None,
         "backends": [
@@ -322,5 +323,6 @@ def test_the_worker_in_human_terms(worker_box: WorkerBox, plan_file: Path) -> No
         "container_port": ECHO_CONTAINER_PORT,
         "reply": "edge",
         "drain_idle": 60,
+        "oversize": "refuse",
     }
     assert info.info("edge") is None

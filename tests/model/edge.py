@@ -10,24 +10,39 @@ from dataclasses import dataclass
 
 from ansible_collections.edgewire.fleet.tests.model import tunnel
 from ansible_collections.edgewire.fleet.tests.model.packet import (
+    ASIDE,
     DESTINATION,
+    DONT_FRAGMENT,
+    ECHO,
+    ECHO6,
+    ERRORS,
+    ERRORS6,
     FRAGMENT_OFFSET,
     FRAGMENT_OFFSET6,
+    ICMP,
+    ICMPV6,
     IPV4,
     IPV6,
     MAX_IPV4_HEADER,
     MORE_FRAGMENTS,
     OPTION,
+    OPTION6_BYTES,
     OPTION_BYTES,
     PASS,
     PLAIN,
     RETURNED,
+    TIME_EXCEEDED,
+    TOO_BIG,
     UDP,
     Count,
     Outcome,
+    Quoted,
     drop,
     find_udp,
     is_option6,
+    is_whole_relayed_icmp,
+    quoted_by,
+    quoted_by6,
     turn,
     turn6,
     unwrap,
@@ -37,7 +52,6 @@ from ansible_collections.edgewire.fleet.tests.model.packet import (
     wrap6,
 )
 
-ICMP, ICMP6 = 1, 58
 # The protocols of VLAN tags: IEEE 802.1Q and 802.1ad.
 VLAN, SERVICE_VLAN = 0x8100, 0x88A8
 # XDP looks no further into a packet for its UDP header.
@@ -91,6 +105,7 @@ class Service:
     table: Sequence[int]
     by_client: bool = False
     sources: Sequence[Source] = ()
+    carries_oversize: bool = False
 
     def admits(self, client: bytes) -> bool:
         """The longest network that holds the client decides; without one, a list of allowed ones refuses."""
@@ -110,6 +125,7 @@ class Tables:
     backends: Mapping[int, Backend]
     workers: Mapping[str, Worker]
     drops_unserved: bool = False
+    wireguard_mtu: int = 1420
 
     def service_of(self, vip: bytes, port: int) -> Service | None:
         """The service that has a port of a VIP; no two have the same."""
@@ -191,7 +207,16 @@ def _is_unserved(packet: bytes, ethertype: int, tables: Tables) -> bool:
     if ethertype != IPV6 or len(packet) < 40:
         return False
     place = find_udp(packet[40:], packet[6], LONGEST_CHAIN)
-    return place.following != ICMP6 and packet[24:40] in vips
+    return place.following != ICMPV6 and packet[24:40] in vips
+
+
+def _aside(packet: bytes, plain: bool, tables: Tables) -> Outcome:
+    """ICMP: a ping or an error to a VIP is edge_handoff's, everything else the host's."""
+    six = packet[0] >> 4 == 6
+    icmp, vip = (packet[40:], packet[24:40]) if six else (packet[20:], packet[16:20])
+    wanted = {ECHO6, *ERRORS6} if six else {ECHO, *ERRORS}
+    ours = plain and len(icmp) >= 8 and icmp[0] in wanted and any(service.vip == vip for service in tables.services)
+    return ASIDE if ours else PASS
 
 
 def _ingress4(packet: bytes, tables: Tables) -> Outcome:
@@ -203,6 +228,8 @@ def _ingress4(packet: bytes, tables: Tables) -> Outcome:
             return PASS
         if packet[20] == OPTION:
             return drop("relay_from_outside")
+    if packet[9] == ICMP:
+        return _aside(packet, header == 20 and not fragment & (MORE_FRAGMENTS | FRAGMENT_OFFSET), tables)
     if packet[9] != UDP or header < 20:
         return PASS
     client, vip, ports = packet[12:16], packet[16:20], packet[header : header + 4]
@@ -218,7 +245,10 @@ def _ingress4(packet: bytes, tables: Tables) -> Outcome:
     if not header + 8 <= length <= len(packet):
         return drop("malformed")
     if packet[8] <= 1:
-        return drop("ttl_expired")
+        return TIME_EXCEEDED
+    may_refuse = not is_fragment and not service.carries_oversize
+    if may_refuse and fragment & DONT_FRAGMENT and length + OPTION_BYTES > tables.wireguard_mtu:
+        return TOO_BIG
     if header + OPTION_BYTES > MAX_IPV4_HEADER:
         return drop("options_too_long")
     if not tables.relay:
@@ -240,6 +270,8 @@ def _ingress6(packet: bytes, tables: Tables) -> Outcome:
             return PASS
         if is_option6(rest[2]):
             return drop("relay_from_outside")
+    if packet[6] == ICMPV6:
+        return _aside(packet, True, tables)
     place = find_udp(rest, packet[6], LONGEST_CHAIN)
     client, vip, ports = packet[8:24], packet[24:40], rest[place.offset : place.offset + 4]
     follows = bool(place.fragment) and place.may_be_udp
@@ -254,7 +286,10 @@ def _ingress6(packet: bytes, tables: Tables) -> Outcome:
     if not place.offset + 8 <= length <= len(rest):
         return drop("malformed")
     if packet[7] <= 1:
-        return drop("ttl_expired")
+        return TIME_EXCEEDED
+    may_refuse = not place.fragment and not service.carries_oversize
+    if may_refuse and 40 + length + OPTION6_BYTES > tables.wireguard_mtu:
+        return TOO_BIG
     if not tables.relay6:
         return drop("not_configured")
     endpoint_id = pick(tables, service, client, ports)
@@ -293,10 +328,14 @@ def _egress4(packet: bytes, tables: Tables) -> Outcome:
         return drop(backend)
     if packet[8] <= 1:
         return drop("ttl_expired")
-    if tunnel.stage_of(packet) == RETURNED:
+    if tunnel.stage_of(packet) == RETURNED and packet[9] == UDP:
         return _passed_on(packet, (packet[0] & 15) * 4, backend, client, tables)
     if tunnel.stage_of(packet) != PLAIN:
         return drop("bad_option")
+    if packet[9] == ICMP:
+        if not is_whole_relayed_icmp(packet) or not _about_its_port(quoted_by(packet[32:]), client, backend):
+            return drop("wrong_port")
+        return Outcome("uplink", unwrap(packet, backend.vip, client))
     if not word(packet, 6) & FRAGMENT_OFFSET and not _from_its_port(packet, (packet[0] & 15) * 4, backend):
         return drop("wrong_port")
     # An endpoint of the other family's VIP: its worker's address is not an IPv4 one, so it was refused above.
@@ -315,10 +354,14 @@ def _egress6(packet: bytes, tables: Tables) -> Outcome:
     if packet[7] <= 1:
         return drop("ttl_expired")
     place = find_udp(packet[64:], packet[40])
-    if tunnel.stage_of(packet) == RETURNED:
+    if tunnel.stage_of(packet) == RETURNED and packet[40] != ICMPV6:
         return _passed_on(packet, 64 + place.offset, backend, client, tables) if place.found else drop("not_relayed")
     if tunnel.stage_of(packet) != PLAIN:
         return drop("bad_option")
+    if packet[40] == ICMPV6:
+        if not _about_its_port(quoted_by6(packet[64:]), client, backend):
+            return drop("wrong_port")
+        return Outcome("uplink", unwrap6(packet, backend.vip, client))
     if not place.fragment & FRAGMENT_OFFSET6:
         if not place.found:
             return drop("not_relayed")
@@ -341,6 +384,12 @@ def _passed_on(packet: bytes, start: int, old: Backend, client: bytes, tables: T
     if len(client) == 4:
         return Outcome("relay", turn(packet, tables.relay, worker.relay, endpoint_id))
     return Outcome("relay", turn6(packet, tables.relay6, worker.relay6, endpoint_id))
+
+
+def _about_its_port(quoted: Quoted | None, client: bytes, backend: Backend) -> bool:
+    if quoted is None or (quoted.source, quoted.destination) != (client, backend.vip):
+        return False
+    return backend.port <= quoted.dport <= backend.last_port
 
 
 def _from_its_port(packet: bytes, offset: int, backend: Backend) -> bool:

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 IPV4, IPV6 = 0x0800, 0x86DD  # EtherTypes
-UDP = 17
+UDP, ICMP, ICMPV6 = 17, 1, 58
 HOP_BY_HOP, ROUTING, FRAGMENT, DESTINATION = 0, 43, 44, 60  # RFC 8200 section 4
-MORE_FRAGMENTS, FRAGMENT_OFFSET = 0x2000, 0x1FFF  # RFC 791 section 3.1
+DONT_FRAGMENT, MORE_FRAGMENTS, FRAGMENT_OFFSET = 0x4000, 0x2000, 0x1FFF  # RFC 791 section 3.1
 MORE_FRAGMENTS6, FRAGMENT_OFFSET6 = 0x0001, 0xFFF8  # RFC 8200 section 4.5
 # The relay option (docs/architecture.md).
 OPTION, OPTION_BYTES, OPTION_VERSION = 158, 12, 1
@@ -51,6 +51,8 @@ class Outcome:
 
 
 PASS = Outcome("pass")
+# A packet that edge_xdp leaves as it is to edge_handoff, which answers it or finds its way.
+TIME_EXCEEDED, TOO_BIG, ASIDE = Outcome("time_exceeded"), Outcome("too_big"), Outcome("icmp")
 
 
 def drop(reason: str) -> Outcome:
@@ -197,3 +199,59 @@ def find_udp(data: bytes, following: int, longest: int | None = None) -> UdpPlac
         if following == UDP:
             return UdpPlace(offset, fragment, longest is None or offset <= longest, UDP)
     return UdpPlace(offset, fragment, False, following)
+
+
+# ICMP and ICMPv6 errors (RFC 792, RFC 4443); redirects are none.
+ERRORS, ERRORS6 = {3, 11, 12}, {1, 2, 3, 4}
+ECHO, ECHO6 = 8, 128
+
+
+def is_whole_relayed_icmp(packet: bytes) -> bool:
+    """Whether a relayed IPv4 packet has no options but ours and is no fragment, as ICMP must."""
+    return packet[0] & 15 == 8 and not word(packet, 6) & (MORE_FRAGMENTS | FRAGMENT_OFFSET)
+
+
+class Quoted(NamedTuple):
+    """What an error says of the UDP packet that it is about."""
+
+    source: bytes
+    destination: bytes
+    sport: int
+    dport: int
+
+
+def quoted_by(icmp: bytes) -> Quoted | None:
+    """The UDP packet that an ICMP error quotes; only without IP options, and no later fragment."""
+    if len(icmp) < 36 or icmp[0] not in ERRORS or icmp[8] != 0x45 or icmp[17] != UDP:
+        return None
+    if word(icmp, 14) & FRAGMENT_OFFSET:
+        return None
+    return Quoted(icmp[20:24], icmp[24:28], word(icmp, 28), word(icmp, 30))
+
+
+def quoted_by6(icmp: bytes) -> Quoted | None:
+    """The same for ICMPv6, without extension headers."""
+    if len(icmp) < 56 or icmp[0] not in ERRORS6 or icmp[8] >> 4 != 6 or icmp[14] != UDP:
+        return None
+    return Quoted(icmp[16:32], icmp[32:48], word(icmp, 48), word(icmp, 50))
+
+
+def requote(icmp: bytes, at: int, address: bytes, port: int, *, pseudo: bool) -> bytes:
+    """An error with the quoted packet's source (``at`` 0) or destination (1) replaced, and all checksums put right.
+
+    ``pseudo``: the error's own address changes alike, and its checksum covers that.
+    """
+    made, number = bytearray(icmp), port.to_bytes(2, "big")
+    size = len(address)
+    udp = 8 + (40 if size == 16 else 20)
+    start, place = udp - 2 * size + at * size, udp + 2 * at
+    old, old_port = icmp[start : start + size], icmp[place : place + 2]
+    if size == 4:
+        made[18:20] = update_checksum(word(icmp, 18), old, address).to_bytes(2, "big")
+    check = update_udp_checksum(word(icmp, udp + 6), old + old_port, address + number).to_bytes(2, "big")
+    made[start : start + size], made[place : place + 2], made[udp + 6 : udp + 8] = address, number, check
+    removed, added = old_port + icmp[udp + 6 : udp + 8], number + check
+    if pseudo:
+        removed, added = removed + old + old, added + address + address
+    made[2:4] = update_checksum(word(icmp, 2), removed, added).to_bytes(2, "big")
+    return bytes(made)

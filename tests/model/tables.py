@@ -26,7 +26,17 @@ def edge_tables(wanted: EdgeWanted) -> edge.Tables:
         vip = packed(service.vip)
         wish = wanted.filter_of(service)
         sources = [edge.Source(*source) for source in sorted(wish.sources)] if wish else []
-        services.append(edge.Service(vip, service.port, service.last_port, service.table, service.by_client, sources))
+        services.append(
+            edge.Service(
+                vip,
+                service.port,
+                service.last_port,
+                service.table,
+                service.by_client,
+                sources,
+                service.carries_oversize,
+            )
+        )
         for backend in service.backends:
             backends[backend.endpoint_id] = edge.Backend(backend.worker, vip, service.port, service.last_port)
     workers = {
@@ -34,7 +44,13 @@ def edge_tables(wanted: EdgeWanted) -> edge.Tables:
         for name, relays in wanted.workers.items()
     }
     return edge.Tables(
-        packed(wanted.relays.ipv4), packed(wanted.relays.ipv6), services, backends, workers, wanted.drop_unserved
+        packed(wanted.relays.ipv4),
+        packed(wanted.relays.ipv6),
+        services,
+        backends,
+        workers,
+        wanted.drop_unserved,
+        wanted.wireguard_mtu,
     )
 
 
@@ -49,9 +65,10 @@ def worker_tables(wanted: WorkerWanted, flows: MutableMapping[worker.FlowKey, wo
             endpoint.container_port,
             endpoint.direct,
             endpoint.moved,
+            endpoint.carries_oversize,
         )
         for endpoint in wanted.endpoints
     }
     edges = {packed(address) for relays in wanted.edges.values() for address in relays.all}
     relays = packed(wanted.relays.ipv4), packed(wanted.relays.ipv6)
-    return worker.Tables(*relays, edges, endpoints, flows, bool(wanted.uplink_ifindex))
+    return worker.Tables(*relays, edges, endpoints, flows, wanted.wireguard_mtu, bool(wanted.uplink_ifindex))

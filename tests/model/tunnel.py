@@ -8,6 +8,7 @@ import struct
 
 from ansible_collections.edgewire.fleet.tests.model.packet import (
     DESTINATION,
+    ICMP,
     OPTION,
     OPTION6,
     OPTION6_BYTES,
@@ -27,7 +28,7 @@ def refuse(packet: bytes, relay: bytes) -> Outcome | None:
     """What becomes of an IPv4 packet that is no relayed one for this relay address; None for one that is."""
     if len(packet) < 20 or packet[16:20] != relay:
         return PASS
-    if (packet[0] & 15) * 4 < 20 + OPTION_BYTES or packet[9] != UDP:
+    if (packet[0] & 15) * 4 < 20 + OPTION_BYTES or packet[9] not in (UDP, ICMP):
         return drop("not_relayed")
     if len(packet) < 20 + OPTION_BYTES:
         return drop("malformed")

@@ -11,13 +11,17 @@ from typing import NamedTuple
 from ansible_collections.edgewire.fleet.tests.model import tunnel
 from ansible_collections.edgewire.fleet.tests.model.packet import (
     ASK,
+    DONT_FRAGMENT,
     FORWARDED,
     FORWARDED_TWICE,
     FRAGMENT_OFFSET,
     FRAGMENT_OFFSET6,
+    ICMP,
+    ICMPV6,
     IPV4,
     IPV6,
     MAX_IPV4_HEADER,
+    MORE_FRAGMENTS,
     OPTION6_BYTES,
     OPTION_BYTES,
     PASS,
@@ -28,7 +32,11 @@ from ansible_collections.edgewire.fleet.tests.model.packet import (
     Outcome,
     drop,
     find_udp,
+    is_whole_relayed_icmp,
+    quoted_by,
+    quoted_by6,
     readdress,
+    requote,
     turn,
     turn6,
     unwrap,
@@ -57,6 +65,7 @@ class Endpoint:
     container_port: int
     direct: bool = False
     moved: bool = False
+    carries_oversize: bool = False
 
 
 class FlowKey(NamedTuple):
@@ -78,6 +87,7 @@ class Flow:
     port: int
     direct: bool = False
     moved: bool = False
+    carries_oversize: bool = False
 
 
 @dataclass(frozen=True)
@@ -89,6 +99,7 @@ class Tables:
     edges: Set[bytes]
     endpoints: Mapping[int, Endpoint]
     flows: MutableMapping[FlowKey, Flow]
+    wireguard_mtu: int
     has_uplink: bool = True
 
 
@@ -115,8 +126,11 @@ def ingress(packet: bytes, tables: Tables) -> Outcome:
     if len(endpoint.container) != (16 if version == 6 else 4):
         return drop("unknown_endpoint")
     stage = tunnel.stage_of(packet)
-    if stage == RETURNED:
+    is_icmp = packet[40 if version == 6 else 9] == (ICMPV6 if version == 6 else ICMP)
+    if stage == RETURNED or (is_icmp and stage != PLAIN):
         return drop("bad_option")
+    if is_icmp:
+        return _deliver_error(packet, endpoint, client, tables)
     if endpoint.moved and stage != ASK:
         return _pass_through(packet, edge, endpoint_id, endpoint, client, tables)
     if version == 6:
@@ -137,7 +151,8 @@ def ingress(packet: bytes, tables: Tables) -> Outcome:
         return drop("unknown_endpoint")
     container_port = endpoint.container_port + port - endpoint.port & 0xFFFF
     key = FlowKey(endpoint.container, client, container_port, word(inner, start))
-    tables.flows[key] = Flow(edge, endpoint.vip, endpoint_id, port, endpoint.direct)
+    carries = endpoint.carries_oversize
+    tables.flows[key] = Flow(edge, endpoint.vip, endpoint_id, port, endpoint.direct, carries_oversize=carries)
     delivered = _translated(inner, start, 2, container_port, endpoint.vip, endpoint.container)
     return Outcome("container", delivered, count=Count(endpoint_id, "in", length))
 
@@ -179,6 +194,53 @@ def _pass_through(
     return sent(endpoint.container, FORWARDED if stage == PLAIN else FORWARDED_TWICE, "in")
 
 
+def _deliver_error(packet: bytes, endpoint: Endpoint, sender: bytes, tables: Tables) -> Outcome:
+    """An error about a reply that the container has sent, as the container gets it."""
+    six = packet[0] >> 4 == 6
+    icmp = packet[64:] if six else packet[32:]
+    quoted = quoted_by6(icmp) if six else quoted_by(icmp)
+    whole = six or is_whole_relayed_icmp(packet)
+    if quoted is None or not whole or quoted.source != endpoint.vip:
+        return drop("not_relayed")
+    if not endpoint.port <= quoted.sport <= endpoint.last_port:
+        return drop("unknown_endpoint")
+    port = endpoint.container_port + quoted.sport - endpoint.port & 0xFFFF
+    if FlowKey(endpoint.container, quoted.destination, port, quoted.dport) not in tables.flows:
+        return drop("unknown_flow")
+    translated = requote(icmp, 0, endpoint.container, port, pseudo=six)
+    made = packet[: len(packet) - len(icmp)] + translated
+    return Outcome("container", (unwrap6 if six else unwrap)(made, sender, endpoint.container))
+
+
+def _send_error(packet: bytes, tables: Tables, *, six: bool) -> Outcome:
+    """A container's error about a request of a client's; any other is the host's."""
+    start, size = (40, 16) if six else (20, 4)
+    source, destination = packet[start - 2 * size : start - size], packet[start - size : start]
+    quoted = quoted_by6(packet[start:]) if six else quoted_by(packet[start:])
+    if quoted is None or (quoted.source, quoted.destination) != (destination, source):
+        return PASS
+    if not six and (packet[0] & 15 != 5 or word(packet, 6) & (MORE_FRAGMENTS | FRAGMENT_OFFSET)):
+        return PASS
+    flow = tables.flows.get(FlowKey(source, destination, quoted.dport, quoted.sport))
+    if flow is None or flow.moved:
+        return PASS
+    if not (tables.relay6 if six else tables.relay):
+        return drop("not_configured")
+    if packet[7 if six else 8] <= 1:
+        return drop("ttl_expired")
+    if flow.direct and not tables.has_uplink:
+        return drop("not_configured")
+    made = packet[:start] + requote(packet[start:], 1, flow.vip, flow.port, pseudo=six)
+    if flow.direct:
+        return Outcome("uplink", _readdress6(made, flow.vip) if six else readdress(made, flow.vip))
+    relay, wrapper = (tables.relay6, wrap6) if six else (tables.relay, wrap)
+    return Outcome("relay", wrapper(made, relay, flow.edge, flow.endpoint_id, destination))
+
+
+def _readdress6(packet: bytes, source: bytes) -> bytes:
+    return packet[:7] + bytes([packet[7] - 1]) + source + packet[24:]
+
+
 def _translated(packet: bytes, start: int, at: int, port: int, old: bytes, new: bytes) -> bytes:
     """A packet with the UDP port at ``start + at`` replaced; its checksum is put right for that and the address."""
     made = bytearray(packet)
@@ -217,6 +279,8 @@ def _egress4(packet: bytes, tables: Tables) -> Outcome:
     if len(packet) < 20:
         return PASS
     header, fragment = (packet[0] & 15) * 4, word(packet, 6)
+    if packet[9] == ICMP:
+        return _send_error(packet, tables, six=False)
     if packet[9] != UDP or header < 20:
         return PASS
     if fragment & FRAGMENT_OFFSET:
@@ -229,6 +293,10 @@ def _egress4(packet: bytes, tables: Tables) -> Outcome:
         return drop("not_configured")
     if packet[8] <= 1:
         return drop("ttl_expired")
+    refuses = not flow.direct and not flow.carries_oversize
+    whole = fragment & (DONT_FRAGMENT | MORE_FRAGMENTS) == DONT_FRAGMENT
+    if refuses and whole and word(packet, 2) + OPTION_BYTES > tables.wireguard_mtu:
+        return drop("too_big")
     if not flow.direct and header + OPTION_BYTES > MAX_IPV4_HEADER:
         return drop("options_too_long")
     if flow.direct and not tables.has_uplink:
@@ -243,6 +311,8 @@ def _egress4(packet: bytes, tables: Tables) -> Outcome:
 def _egress6(packet: bytes, tables: Tables) -> Outcome:
     if len(packet) < 40:
         return PASS
+    if packet[6] == ICMPV6:
+        return _send_error(packet, tables, six=True)
     place = find_udp(packet[40:], packet[6])
     if place.fragment & FRAGMENT_OFFSET6 and place.may_be_udp:
         return _held(packet)
@@ -256,10 +326,13 @@ def _egress6(packet: bytes, tables: Tables) -> Outcome:
         return drop("not_configured")
     if packet[7] <= 1:
         return drop("ttl_expired")
+    refuses = not flow.direct and not flow.carries_oversize
+    if refuses and not place.fragment and 40 + word(packet, 4) + OPTION6_BYTES > tables.wireguard_mtu:
+        return drop("too_big")
     if flow.direct and not tables.has_uplink:
         return drop("not_configured")
     reply = _translated(packet, 40 + place.offset, 0, flow.port, container, flow.vip)
     count = Count(flow.endpoint_id, "out", 40 + word(packet, 4))
     if flow.direct:
-        return Outcome("uplink", reply[:7] + bytes([reply[7] - 1]) + flow.vip + reply[24:], count=count)
+        return Outcome("uplink", _readdress6(reply, flow.vip), count=count)
     return Outcome("relay", wrap6(reply, tables.relay6, flow.edge, flow.endpoint_id, client), count=count)

@@ -4,8 +4,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import ipaddress
 import itertools
+import socket
+import struct
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -24,6 +27,8 @@ from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.relays import R
 from ansible_collections.edgewire.fleet.plugins.module_utils.errors import EdgewireError
 from ansible_collections.edgewire.fleet.plugins.module_utils.steps import Step
 
+_SIOCGIFMTU = 0x8921  # linux/sockios.h
+
 
 def _ifindex(name: str, may_be_missing: bool) -> int:
     index = ifindex_of(name)
@@ -34,6 +39,16 @@ def _ifindex(name: str, may_be_missing: bool) -> int:
 
 def _given(value: int | None, default: int) -> int:
     return default if value is None else value
+
+
+def _mtu(name: str) -> int:
+    """The MTU that the kernel says an interface has (netdevice(7)), in bytes of an IP packet; 0 where it is missing."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+        try:
+            answer = fcntl.ioctl(any_socket, _SIOCGIFMTU, struct.pack("16si20x", name.encode(), 0))
+        except OSError:
+            return 0
+    return int(struct.unpack("16si20x", answer)[1])
 
 
 class _Checks:
@@ -91,6 +106,7 @@ def _service(params: Mapping[str, Any], checks: _Checks) -> edge_state.ServiceWa
         ),
         by_client=params.get("affinity") == "client",
         drain_deadline=_given(params.get("drain_deadline"), 600),
+        carries_oversize=params.get("oversize") == "fragment",
     )
 
 
@@ -170,6 +186,7 @@ def edge_wanted(params: Mapping[str, Any], *, may_be_missing: bool = False) -> e
         frozenset(worker["name"] for worker in params["workers"] if worker.get("state") == "dead"),
         wanted_filters,
         bool(params.get("drop_unserved")),
+        _mtu(params["wireguard_interface"]),
     )
 
 
@@ -186,6 +203,7 @@ def _endpoint(params: Mapping[str, Any], checks: _Checks) -> worker_maps.Endpoin
         container_port=params["container_port"],
         direct=params.get("reply") == "direct",
         drain_idle=_given(params.get("drain_idle"), 60),
+        carries_oversize=params.get("oversize") == "fragment",
     )
     if (":" in endpoint.vip) != (":" in endpoint.container_address):
         checks.problems.append(
@@ -223,6 +241,7 @@ def worker_wanted(params: Mapping[str, Any], *, may_be_missing: bool = False) ->
         {**edges, **workers},
         endpoints,
         _ifindex(params["uplink"], not any(endpoint.direct for endpoint in endpoints)),
+        _mtu(params["wireguard_interface"]),
     )
 
 

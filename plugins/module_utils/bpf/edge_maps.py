@@ -319,7 +319,13 @@ def _plan_services(
 
     def words(name: str | None, table: Sequence[int], record: Mapping[str, int], draining: set[int]) -> dict[str, Any]:
         affinity = "client" if record["flags"] & layout.SERVICE_AFFINITY_CLIENT else "flow"
-        told = {"affinity": affinity, "filtered": bool(record["filter"]), **_share_words(table, workers)}
+        oversize = "fragment" if record["flags"] & layout.SERVICE_CARRIES_OVERSIZE else "refuse"
+        told = {
+            "affinity": affinity,
+            "oversize": oversize,
+            "filtered": bool(record["filter"]),
+            **_share_words(table, workers),
+        }
         if draining:
             told["draining"] = [_label(workers, eid) for eid in sorted(draining)]
         return {**({"name": name} if name else {}), **told}

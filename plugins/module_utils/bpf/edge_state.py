@@ -79,7 +79,8 @@ class BackendWanted:
 class ServiceWanted:
     """One VIP × port, or range of ports, and its backends. ``by_client``: all flows of a client go to one backend.
 
-    ``drain_deadline`` is in seconds: how long flows may stay with backends that drain.
+    ``drain_deadline`` is in seconds: how long flows may stay with backends that drain. ``carries_oversize``: WireGuard
+    fragments what it cannot carry whole, whatever the sender says.
     """
 
     name: str
@@ -89,6 +90,7 @@ class ServiceWanted:
     backends: tuple[BackendWanted, ...]
     by_client: bool = False
     drain_deadline: int = 600
+    carries_oversize: bool = False
 
     @property
     def claim(self) -> Claim:
@@ -104,6 +106,7 @@ class ServiceWanted:
     def flags(self) -> int:
         """The service's flags in its map entry."""
         flags = layout.SERVICE_AFFINITY_CLIENT if self.by_client else 0
+        flags |= layout.SERVICE_CARRIES_OVERSIZE if self.carries_oversize else 0
         return flags | layout.SERVICE_DRAINING if self.is_draining else flags
 
     @property
@@ -133,7 +136,7 @@ class EdgeWanted:
     """Everything an edge's maps shall say. ``workers`` maps a worker's name to its relay addresses.
 
     The backends on ``dead_workers`` keep their places in the tables, and packets pass them by. A filter is
-    for all services of its name.
+    for all services of its name. ``wireguard_mtu`` is in bytes of an IP packet.
     """
 
     relays: Relays
@@ -144,6 +147,7 @@ class EdgeWanted:
     dead_workers: frozenset[str] = frozenset()
     filters: tuple[FilterWanted, ...] = ()
     drop_unserved: bool = False
+    wireguard_mtu: int = 1420
 
     @property
     def config(self) -> dict[str, Any]:
@@ -155,6 +159,7 @@ class EdgeWanted:
             "wireguard_ifindex": self.wireguard_ifindex,
             "uplink_ifindex": self.uplink_ifindex,
             "flags": layout.EDGE_HAS_RANGES * ranges | layout.EDGE_DROPS_UNSERVED * self.drop_unserved,
+            "wireguard_mtu": self.wireguard_mtu,
         }
 
     def filter_of(self, service: ServiceWanted) -> FilterWanted | None:
@@ -223,7 +228,7 @@ def span_of(service: Mapping[str, int]) -> int:
 
 
 EMPTY = EdgeState(
-    {"relay": "", "relay6": "", "wireguard_ifindex": 0, "uplink_ifindex": 0, "flags": 0},
+    {"relay": "", "relay6": "", "wireguard_ifindex": 0, "uplink_ifindex": 0, "flags": 0, "wireguard_mtu": 0},
     {},
     {},
     {},

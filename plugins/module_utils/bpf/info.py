@@ -145,6 +145,7 @@ def _edge_info(maps: map_io.Maps) -> dict[str, Any]:
             {
                 **service_words(claim, names),
                 "affinity": "client" if service["flags"] & layout.SERVICE_AFFINITY_CLIENT else "flow",
+                "oversize": "fragment" if service["flags"] & layout.SERVICE_CARRIES_OVERSIZE else "refuse",
                 "table_size": len(table),
                 "filter": _filter_info(state.filters, service["filter"]),
                 "backends": sorted(backends, key=backend_order),
@@ -179,6 +180,7 @@ def _worker_info(maps: map_io.Maps) -> dict[str, Any]:
             **endpoint_words(endpoint_id, endpoint, names),
             "reply": "direct" if endpoint["flags"] & layout.ENDPOINT_DIRECT else "edge",
             "drain_idle": worker_maps.idle_seconds(endpoint),
+            "oversize": "fragment" if endpoint["flags"] & layout.ENDPOINT_CARRIES_OVERSIZE else "refuse",
         }
         for endpoint_id, endpoint in sorted_endpoints(state)
         if not has_moved(endpoint)

@@ -142,6 +142,7 @@ EDGE_CONFIG = Record(
         ("wireguard_ifindex", "u32"),
         ("uplink_ifindex", "u32"),
         ("flags", "u32"),
+        ("wireguard_mtu", "u32"),
     ),
 )
 EDGE_HAS_RANGES, EDGE_DROPS_UNSERVED = 1, 2
@@ -155,6 +156,7 @@ SERVICE = Record(
 )
 SERVICE_AFFINITY_CLIENT = 1
 SERVICE_DRAINING = 2
+SERVICE_CARRIES_OVERSIZE = 4
 BACKEND = Record(
     "backend",
     (
@@ -195,6 +197,7 @@ WORKER_CONFIG = Record(
         ("wireguard_ifindex", "u32"),
         ("container_ifindex", "u32"),
         ("uplink_ifindex", "u32"),
+        ("wireguard_mtu", "u32"),
     ),
 )
 ENDPOINT = Record(
@@ -212,7 +215,7 @@ ENDPOINT = Record(
 )
 # Nanoseconds are shifted by so many bits to the ticks in which a worker tells flows' ages.
 TICK_SHIFT = 30
-ENDPOINT_DIRECT, ENDPOINT_MOVED = 1, 2
+ENDPOINT_DIRECT, ENDPOINT_MOVED, ENDPOINT_CARRIES_OVERSIZE = 1, 2, 4
 FLOW_KEY = Record(
     "flow_key",
     (("container", "address"), ("client", "address"), ("container_port", "be16"), ("client_port", "be16")),
@@ -256,6 +259,7 @@ DROP_REASONS: dict[str, str] = {
     "fragment_tiny": "a first IP fragment that ends before the UDP header does",
     "fragment_not_held": "an IP fragment ahead of its datagram's first one, too long to be held or one too many",
     "ttl_expired": "time to live used up",
+    "too_big": "longer than WireGuard carries whole, and not to be fragmented",
     "options_too_long": "no room for the relay option behind the packet's own IP options",
     "no_backend": "the service has no live backend",
     "unknown_worker": "the backend's worker is not known here",
@@ -268,6 +272,8 @@ DROP_REASONS: dict[str, str] = {
     "unknown_endpoint": "for an endpoint that is not known here",
     "wrong_worker": "a reply from a worker that does not have the endpoint",
     "wrong_port": "a reply from a port that the endpoint does not have",
+    "unknown_flow": "an ICMP error about a reply that was not sent from here",
+    "icmp_limited": "a ping that is not answered: too many, or from no single host",
     "rewrite_failed": "the kernel refused to change the packet",
     "source_denied": "the service's list of sources does not let the client in",
     "source_rate": "the client sends more packets than the service takes from one source",
@@ -284,6 +290,11 @@ EVENTS: dict[str, str] = {
     "moved": "returned by a draining backend, and sent on to the flow's new one",
     "forwarded": "sent on to the worker that has the endpoint now, for an edge that does not know yet",
     "passed_back": "a reply from there, sent on to that edge",
+    "echo_answered": "a ping to a VIP, answered",
+    "too_big_sent": "the sender of a packet that does not fit was told what fits",
+    "time_exceeded_sent": "the sender of a packet whose time to live was used up was told so",
+    "error_relayed": "an ICMP error, translated and taken to the container or the client that it is about",
+    "icmp_suppressed": "an ICMP message not sent, because there were too many",
 }
 
 # enum bpf_map_type (linux/bpf.h)
@@ -343,6 +354,7 @@ class Capacity:
 _COMMON = (
     MapSpec("ew_drops", "percpu_array", U32, U64, len(DROP_REASONS)),
     MapSpec("ew_events", "percpu_array", U32, U64, len(EVENTS)),
+    MapSpec("ew_icmp_buckets", "percpu_array", U32, U64, 2, carried=False),
     MapSpec("ew_identity", "array", U32, IDENTITY, 1, carried=False),
     MapSpec("ew_capture", "array", U32, CAPTURE, 1, carried=False),
     MapSpec("ew_samples", "perf_event_array", U32, U32, 0, carried=False),  # as many entries as CPUs
@@ -424,10 +436,12 @@ def schema_hash(role: str) -> bytes:
         EDGE_DROPS_UNSERVED,
         SERVICE_AFFINITY_CLIENT,
         SERVICE_DRAINING,
+        SERVICE_CARRIES_OVERSIZE,
         FILTER_ADMITS,
         SOURCE_ALLOWED,
         ENDPOINT_DIRECT,
         ENDPOINT_MOVED,
+        ENDPOINT_CARRIES_OVERSIZE,
     ]
     meanings = [list(DROP_REASONS), list(EVENTS), TICK_SHIFT, *flags, WORKER_LIVE, WORKER_DEAD]
     return hashlib.sha256(json.dumps([schema, meanings], sort_keys=True).encode()).digest()

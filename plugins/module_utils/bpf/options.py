@@ -53,6 +53,7 @@ def _listed(**options: dict[str, Any]) -> dict[str, Any]:
 
 _STR: dict[str, Any] = {"type": "str", "required": True}
 _INT: dict[str, Any] = {"type": "int", "required": True}
+_OVERSIZE: dict[str, Any] = {"type": "str", "choices": ["refuse", "fragment"], "default": "refuse"}
 _HOST: dict[str, Any] = {"name": _STR, "relay_address": _STR, "relay_address_ipv6": {"type": "str"}}
 _COUNT: dict[str, Any] = {"type": "int"}
 _NETWORKS: dict[str, Any] = {"type": "list", "elements": "str", "default": []}
@@ -73,6 +74,7 @@ CONTENTS_SPEC: dict[str, Any] = {
         port=_INT,
         last_port={"type": "int"},
         affinity={"type": "str", "choices": ["flow", "client"], "default": "flow"},
+        oversize=_OVERSIZE,
         drain_deadline={"type": "int", "default": 600},
         backends=_listed(
             endpoint_id=_INT,
@@ -102,6 +104,7 @@ CONTENTS_SPEC: dict[str, Any] = {
         container_port=_INT,
         reply={"type": "str", "choices": ["edge", "direct"], "default": "edge"},
         drain_idle={"type": "int", "default": 60},
+        oversize=_OVERSIZE,
     ),
     "moved": _listed(
         endpoint_id=_INT,

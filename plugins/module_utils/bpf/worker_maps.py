@@ -23,6 +23,7 @@ class EndpointWanted:
     ``container_port`` is where the first port goes; the others follow. ``direct``: replies leave through this
     worker's own uplink. ``drain_idle`` is in seconds: while it drains, a flow that was silent longer goes elsewhere.
     One that ``moved`` is on another worker now, and has that one's relay address as ``container_address``.
+    ``carries_oversize``: WireGuard fragments replies that it cannot carry whole.
     """
 
     endpoint_id: int
@@ -35,6 +36,7 @@ class EndpointWanted:
     direct: bool = False
     drain_idle: int = 60
     moved: bool = False
+    carries_oversize: bool = False
 
     @property
     def idle(self) -> int:
@@ -44,7 +46,9 @@ class EndpointWanted:
     @property
     def flags(self) -> int:
         """The endpoint's flags in its map entry."""
-        return (layout.ENDPOINT_DIRECT if self.direct else 0) | (layout.ENDPOINT_MOVED if self.moved else 0)
+        flags = layout.ENDPOINT_DIRECT if self.direct else 0
+        flags |= layout.ENDPOINT_CARRIES_OVERSIZE if self.carries_oversize else 0
+        return flags | (layout.ENDPOINT_MOVED if self.moved else 0)
 
 
 @dataclass(frozen=True)
@@ -53,7 +57,8 @@ class WorkerWanted:
 
     ``edges`` maps names to relay addresses: of the edges, and of the workers that backends have moved between.
 
-    ``uplink_ifindex`` is where direct replies leave; 0 where there is no such interface.
+    ``wireguard_mtu`` is in bytes of an IP packet. ``uplink_ifindex`` is where direct replies leave; 0 where there is
+    no such interface.
     """
 
     relays: Relays
@@ -62,6 +67,7 @@ class WorkerWanted:
     edges: Mapping[str, Relays]
     endpoints: tuple[EndpointWanted, ...]
     uplink_ifindex: int = 0
+    wireguard_mtu: int = 1420
 
     @property
     def config(self) -> dict[str, Any]:
@@ -72,6 +78,7 @@ class WorkerWanted:
             "wireguard_ifindex": self.wireguard_ifindex,
             "container_ifindex": self.container_ifindex,
             "uplink_ifindex": self.uplink_ifindex,
+            "wireguard_mtu": self.wireguard_mtu,
         }
 
     @property
@@ -91,7 +98,14 @@ class WorkerState:
 
 
 EMPTY = WorkerState(
-    {"relay": "", "relay6": "", "wireguard_ifindex": 0, "container_ifindex": 0, "uplink_ifindex": 0},
+    {
+        "relay": "",
+        "relay6": "",
+        "wireguard_ifindex": 0,
+        "container_ifindex": 0,
+        "uplink_ifindex": 0,
+        "wireguard_mtu": 0,
+    },
     frozenset(),
     {},
     asdict(layout.Capacity()),
@@ -130,6 +144,7 @@ def endpoint_words(endpoint: Mapping[str, Any]) -> dict[str, Any]:
         "container": f"{endpoint['container']} port {endpoint['container_port']}",
         **({"reply": "direct"} if endpoint["flags"] & layout.ENDPOINT_DIRECT else {}),
         "drain_idle": f"{idle_seconds(endpoint)} s",
+        **({"oversize": "fragment"} if endpoint["flags"] & layout.ENDPOINT_CARRIES_OVERSIZE else {}),
     }
 
 

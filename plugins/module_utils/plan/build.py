@@ -203,7 +203,7 @@ class _RoutesSource:
 def _edge_services(
     endpoints: Sequence[Endpoint], unreachable: frozenset[str], draining: frozenset[str]
 ) -> tuple[EdgeService, ...]:
-    grouped: dict[tuple[str, str, int, int, str], list[ServiceBackend]] = {}
+    grouped: dict[tuple[str, str, int, int, str, str], list[ServiceBackend]] = {}
     deadlines: dict[str, int] = {}
     for endpoint in endpoints:
         key = endpoint.key
@@ -214,16 +214,22 @@ def _edge_services(
         if key.worker in unreachable:
             weight = old = 0
         backend = ServiceBackend(endpoint.id, key.worker, weight, old or None)
-        service = (key.service, key.vip, key.port, key.last_port, endpoint.service.affinity)
+        service = (key.service, key.vip, key.port, key.last_port, endpoint.service.affinity, endpoint.service.oversize)
         grouped.setdefault(service, []).append(backend)
     return tuple(
         EdgeService(
-            *service,
+            *service[:5],
             tuple(sorted(backends, key=lambda item: item.endpoint_id)),
             deadlines[service[0]] if any(backend.drain_weight for backend in backends) else None,
+            _unless_refused(service[5]),
         )
         for service, backends in sorted(grouped.items())
     )
+
+
+def _unless_refused(oversize: str) -> str | None:
+    """What a plan says of packets that do not fit: nothing where it is the default."""
+    return oversize if oversize == "fragment" else None
 
 
 def _edge_filters(services: Sequence[Service]) -> tuple[EdgeFilter, ...]:
@@ -255,6 +261,7 @@ def _worker_endpoint(endpoint: Endpoint) -> WorkerEndpoint:
         container_port=key.container_port,
         drain_idle=endpoint.service.drain_idle,
         reply="direct" if endpoint.service.reply == "direct" else None,
+        oversize=_unless_refused(endpoint.service.oversize),
     )
 
 

@@ -106,7 +106,8 @@ class EdgeService:
 
     ``port`` is the first port and ``last_port`` the last, the same for a single one. ``affinity``
     is what keeps to one backend: a "flow" or a "client". ``drain_deadline`` is there while a
-    backend drains: for how many seconds it may keep flows.
+    backend drains: for how many seconds it may keep flows. ``oversize`` is "fragment" where WireGuard
+    fragments what it cannot carry whole.
     """
 
     name: str
@@ -116,6 +117,7 @@ class EdgeService:
     affinity: str
     backends: tuple[ServiceBackend, ...]
     drain_deadline: int | None = None
+    oversize: str | None = None
 
 
 @dataclass(frozen=True)
@@ -156,7 +158,8 @@ class WorkerEndpoint:
 
     Port p of ``port`` to ``last_port`` is the container's ``container_port`` + p - ``port``. The
     two addresses are of one family. ``reply`` is "direct" where replies leave through the worker's
-    own uplink; ``drain_idle`` how many seconds a flow may be silent while the endpoint drains.
+    own uplink, ``oversize`` as in EdgeService; ``drain_idle`` how many seconds a flow may be silent
+    while the endpoint drains.
     """
 
     endpoint_id: int
@@ -168,6 +171,7 @@ class WorkerEndpoint:
     container_port: int
     drain_idle: int
     reply: str | None = None
+    oversize: str | None = None
 
 
 @dataclass(frozen=True)

@@ -22,13 +22,26 @@ from ansible_collections.edgewire.fleet.plugins.module_utils.plan.problems impor
 
 VARIABLE = "edgewire_services"
 _SERVICE_KEYS = frozenset(
-    {"name", "vips", "ports", "affinity", "reply", "drain_idle", "drain_deadline", "sources", "limits", "backends"}
+    {
+        "name",
+        "vips",
+        "ports",
+        "affinity",
+        "reply",
+        "oversize",
+        "drain_idle",
+        "drain_deadline",
+        "sources",
+        "limits",
+        "backends",
+    }
 )
 _BACKEND_KEYS = frozenset({"name", "worker", "moved_from", "address", "address_ipv6", "port", "weight", "state"})
 # The key that bears the container's address of each family.
 _ADDRESS_KEYS: Mapping[int, str] = {4: "address", 6: "address_ipv6"}
 _affinity = convert.choice(("flow", "client"))
 _reply = convert.choice(("edge", "direct"))
+_oversize = convert.choice(("refuse", "fragment"))
 _state = convert.choice(("live", "drain", "dead"))
 _DRAIN_IDLE, _DRAIN_DEADLINE = 60, 600
 # A day, and a week: what is meant to go on for longer is no drain.
@@ -39,6 +52,7 @@ _weight = convert.integer(0, 65535)
 _OPTIONS: Mapping[str, Callable[[object], Any]] = {
     "affinity": _affinity,
     "reply": _reply,
+    "oversize": _oversize,
     "drain_idle": _drain_idle,
     "drain_deadline": _drain_deadline,
 }
@@ -100,6 +114,7 @@ class Service:
     filter: Filter = field(default_factory=Filter)
     drain_idle: int = _DRAIN_IDLE
     drain_deadline: int = _DRAIN_DEADLINE
+    oversize: str = "refuse"
 
 
 def parse_services(raw: object, workers: Collection[str], problems: Problems) -> list[Service]:

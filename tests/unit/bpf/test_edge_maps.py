@@ -356,6 +356,20 @@ def test_steps_speak_of_addresses_names_and_shares() -> None:
     assert step.after == backend
 
 
+def test_what_becomes_of_packets_that_do_not_fit_is_one_change() -> None:
+    maps = FakeMaps("edge", ROOMY)
+    maps.apply(plan(edge(service({7: 1})), maps)[1])
+    wanted = edge(replace(service({7: 1}), carries_oversize=True))
+    steps, writes = plan(wanted, maps)
+    (step,) = steps
+    assert step.before is not None
+    assert step.before["oversize"] == "refuse"
+    assert step.after == {**step.before, "oversize": "fragment"}
+    assert [write[0] for write in writes] == ["ew_services"]
+    maps.apply(writes)
+    assert plan(wanted, maps) == ([], [])
+
+
 def drained_backend(eid: int, weight: int = 1) -> BackendWanted:
     """A backend that drains."""
     return BackendWanted(eid, "worker2", 0, weight)

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import cast
 
 import pytest
@@ -133,6 +134,9 @@ def test_steps_speak_of_addresses_and_names() -> None:
     assert (step.verb, step.kind, step.name) == ("change", "endpoint", "dns (7)")
     assert step.before == {"service": "203.0.113.53:53/udp", "container": "10.88.0.53 port 5353", "drain_idle": "60 s"}
     assert step.after == {"service": "203.0.113.53:53/udp", "container": "10.88.0.54 port 5353", "drain_idle": "60 s"}
+    (step,) = plan(worker(replace(endpoint(7), carries_oversize=True)), maps)[0]
+    assert step.before is not None
+    assert step.after == {**step.before, "oversize": "fragment"}
     steps = plan(worker(edges=2), maps)[0]
     assert {(s.verb, s.kind, s.name) for s in steps} == {
         ("remove", "endpoint", "7"),

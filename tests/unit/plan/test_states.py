@@ -70,6 +70,18 @@ def test_how_long_a_drain_takes_is_the_services_to_say(make_fleet: MakeFleet, ke
     assert [(endpoint.drain_idle, endpoint.reply) for endpoint in endpoints] == [(30, "direct")] * 2
 
 
+@pytest.mark.parametrize(("wish", "said"), [(None, None), ("refuse", None), ("fragment", "fragment")])
+def test_what_becomes_of_packets_that_do_not_fit(
+    make_fleet: MakeFleet, key_of: KeyOf, wish: str | None, said: str | None
+) -> None:
+    """Both sides are told: edges carry requests, workers replies."""
+    fleet = make_fleet()
+    fleet["vars"]["edgewire_services"][0]["oversize"] = wish
+    plan = planned(fleet, key_of)
+    assert {service.oversize for host in plan.hosts if host.edge for service in host.edge.services} == {said}
+    assert {end.oversize for host in plan.hosts if host.worker for end in host.worker.endpoints} == {said}
+
+
 def test_a_worker_that_drains_drains_all_its_backends(make_fleet: MakeFleet, key_of: KeyOf) -> None:
     fleet = make_fleet()
     fleet["vars"]["edgewire_services"][0]["backends"][0]["weight"] = 3
