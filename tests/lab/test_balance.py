@@ -30,6 +30,8 @@ name = b"".join(bytes([len(part)]) + part for part in (b"whoami", b"edge", b"exa
 sockets = {}
 for port in range(first, first + count):
     made = socket.socket(socket.AF_INET6 if ":" in vip else socket.AF_INET, socket.SOCK_DGRAM)
+    if ":" in vip:
+        made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)  # the same ports are in use for IPv4
     made.bind(("", port))
     made.settimeout(2)
     made.connect((vip, 53))
@@ -75,6 +77,7 @@ def traffic(lab: Lab, first: int, count: int) -> Iterator[dict[str, dict[str, li
         lab.run("client1", "touch", "/tmp/stop")
         for thread in threads:
             thread.join()
+    assert set(heard) == set(FAMILIES)
 
 
 Variables = Callable[..., tuple[str, str]]
