@@ -73,18 +73,37 @@ drifts:
       expected: {name: dns, backends: {"worker1 (2771406)": 1.0}, table: 0d1f63b7c1aa}
       found:
 layers:
-  description: The layers that were held against the plan.
-  returned: success
-  type: list
-  elements: str
-  sample: [plan, wireguard, routes, edge programs, edge maps, probe, boot]
-peers:
-  description: WireGuard peers and whether their session is V(up), V(stale) (last handshake over 180 s ago) or V(never) began.
+  description:
+    - The layers that were held against the plan, how many drifts each has, and its state, V(ok), V(drift), or V(unreadable) where
+      it could not be read.
   returned: success
   type: list
   elements: dict
   sample:
-    - {name: worker1, session: up}
+    - {name: wireguard, drifts: 0, state: ok}
+    - {name: edge maps, drifts: 1, state: drift}
+peers:
+  description:
+    - WireGuard peers, with the seconds since the last handshake and what these say of the session - V(up), V(stale) (the last
+      handshake over 180 s ago), V(never), or V(unknown), where it is too soon after a boot or a new plan to tell, or the clock was
+      set back.
+  returned: success
+  type: list
+  elements: dict
+  sample:
+    - {name: worker1, session: up, handshake_age: 31}
+services:
+  description: An edge's services, and whether the probe came out V(right), V(wrong), or was V(not sent).
+  returned: success
+  type: list
+  elements: dict
+  sample:
+    - name: dns
+      vip: 203.0.113.53
+      port: 53
+      last_port: 53
+      backends: [{worker: worker1, endpoint_id: 2771406, state: live}]
+      probe: right
 """
 
 from collections.abc import Mapping

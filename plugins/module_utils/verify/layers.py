@@ -8,10 +8,9 @@ a drift too, and never taken for right.
 
 from __future__ import annotations
 
+import functools
 import json
-import time
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,126 +18,133 @@ from ansible_collections.edgewire.fleet.plugins.module_utils.boot import unit
 from ansible_collections.edgewire.fleet.plugins.module_utils.bpf import contents, forwarder, libbpf, map_io, options
 from ansible_collections.edgewire.fleet.plugins.module_utils.errors import EdgewireError
 from ansible_collections.edgewire.fleet.plugins.module_utils.routes import backend as routes
-from ansible_collections.edgewire.fleet.plugins.module_utils.steps import Step
-from ansible_collections.edgewire.fleet.plugins.module_utils.verify import probe
+from ansible_collections.edgewire.fleet.plugins.module_utils.verify import probe, sessions
+from ansible_collections.edgewire.fleet.plugins.module_utils.verify.report import UNREADABLE, Drift, Report, drifts_of
 from ansible_collections.edgewire.fleet.plugins.module_utils.wireguard import backend as wireguard
 
-# WireGuard renews a session's handshake every 120 s while there is traffic, and gives a session up after 180 s
-# (REKEY_AFTER_TIME, REJECT_AFTER_TIME of the WireGuard paper, section 6.1).
-REJECT_AFTER_SECONDS = 180
+
+def _backend_state(backend: Mapping[str, Any], dead: set[str]) -> str:
+    if backend["worker"] in dead:
+        return "dead"
+    if backend.get("drain_weight"):
+        return "draining"
+    return "live" if backend["weight"] else "drained"
 
 
-@dataclass(frozen=True)
-class Drift:
-    """One thing that is not as the plan says; ``expected`` or ``found`` is None where there should be or is nothing."""
+class _Host:
+    """The checks of one host, layer by layer, and what they learn besides drifts."""
 
-    layer: str
-    kind: str
-    name: str
-    expected: Any
-    found: Any
+    def __init__(self, params: Mapping[str, Any]) -> None:
+        self.params = params
+        self.plan: Mapping[str, Any] = params["plan"]
+        self.peers: list[dict[str, Any]] = []
+        self.probed: dict[tuple[str, int], str] = {}
 
+    def stored_plan(self) -> Iterator[Drift]:
+        """The plan that the box was last given."""
+        path = Path(self.params["plan_file"])
+        try:
+            stored = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            stored = None
+        except ValueError as exc:
+            stored = {"unreadable": str(exc)}
+        if stored != self.plan:
+            where = None if stored is None else "another plan"
+            yield Drift("plan", "file", str(path), "this plan", where)
 
-@dataclass(frozen=True)
-class Report:
-    """What :func:`verify` found: drifts by layer order, how many layers were held against the plan, peers' sessions."""
+    def wireguard(self) -> Iterator[Drift]:
+        """Device, peers and keys; and how old the handshakes are, which is no drift."""
+        mesh = self.plan["wireguard"]
+        secret = {"host": self.plan["host"], "preshared_secret": self.params.get("preshared_secret")}
+        outcome = wireguard.apply({**mesh, **secret}, check_mode=True, secret_needed=False)
+        yield from drifts_of("wireguard", outcome.steps)
+        if outcome.unknown_preshared:
+            found = f"unknown: no preshared_secret was given (peers {', '.join(outcome.unknown_preshared)})"
+            yield Drift("wireguard", "preshared keys", mesh["interface"], "as derived from the secret", found)
+        clocks = sessions.read_clocks(Path(self.params["plan_file"]))
+        ahead = 0
+        for peer in wireguard.describe(outcome, mesh["peers"])["peers"]:
+            age = sessions.handshake_age(peer["latest_handshake"], clocks)
+            ahead = min(ahead, age or 0)
+            name = peer["name"] or peer["public_key"]
+            self.peers.append({"name": name, "session": sessions.judge(age, clocks), "handshake_age": age})
+        if ahead:
+            found = f"set back: a handshake was {-ahead} s from now; peers refuse new ones until that time has come"
+            yield Drift("wireguard", "clock", self.plan["host"], "not behind the last handshake", found)
 
-    drifts: tuple[Drift, ...]
-    layers: tuple[str, ...]
-    peers: tuple[Mapping[str, Any], ...]
+    def routes(self) -> Iterator[Drift]:
+        """Routes and rules, and what says to others that they are ours."""
+        yield from drifts_of("routes", routes.preview({**self.plan["routes"], "announce": True}))
 
-    def to_dict(self) -> dict[str, Any]:
-        """As a module returns it."""
-        return {
-            "drifts": [asdict(drift) for drift in self.drifts],
-            "layers": list(self.layers),
-            "peers": [dict(peer) for peer in self.peers],
+    def programs(self, role: str) -> Iterator[Drift]:
+        """The programs on their hooks, with the mode in force."""
+        build = options.build_from(role, self.params)
+        steps = forwarder.preview(options.programs_from(role, self.plan[role], build))
+        yield from drifts_of(f"{role} programs", steps)
+
+    def maps(self, role: str) -> Iterator[Drift]:
+        """What the maps say."""
+        yield from drifts_of(f"{role} maps", contents.preview(role, self.plan[role]))
+
+    def probes(self) -> Iterator[Drift]:
+        """A packet to each service, through the live program."""
+        found = map_io.find_attached("edge").get("edge_xdp")
+        if found is None:
+            raise EdgewireError("edge_xdp is not attached, so no probe can be sent through it")
+        wanted = contents.edge_wanted(self.plan["edge"])
+        with libbpf.closing(libbpf.prog_fd(found[1].program_id)) as fd:
+            for result in probe.run_probes(fd, wanted):
+                service = result.service
+                self.probed[service.vip, service.port] = "right" if result.right else "wrong"
+                if not result.right:
+                    yield Drift("probe", "packet", f"{service.name} {service.text}", result.expected, result.found)
+
+    def boot(self) -> Iterator[Drift]:
+        """What the box needs to restore itself."""
+        yield from drifts_of("boot", unit.plan(self.params))
+
+    def layers(self) -> dict[str, Callable[[], Iterator[Drift]]]:
+        """The checks by layer, in the order of reporting."""
+        checks: dict[str, Callable[[], Iterator[Drift]]] = {
+            "plan": self.stored_plan,
+            "wireguard": self.wireguard,
+            "routes": self.routes,
         }
+        for role in ("edge", "worker"):
+            if self.plan.get(role):
+                checks[f"{role} programs"] = functools.partial(self.programs, role)
+                checks[f"{role} maps"] = functools.partial(self.maps, role)
+        if self.plan.get("edge"):
+            checks["probe"] = self.probes
+        return {**checks, "boot": self.boot}
 
-
-def _of_steps(layer: str, steps: list[Step]) -> list[Drift]:
-    return [Drift(layer, step.kind, step.name, step.after, step.before) for step in steps]
-
-
-def _session(latest_handshake: int, now: float) -> str:
-    if not latest_handshake:
-        return "never"
-    return "up" if now - latest_handshake <= REJECT_AFTER_SECONDS else "stale"
-
-
-def _programs(role: str, plan: Mapping[str, Any], params: Mapping[str, Any]) -> list[Step]:
-    build = options.build_from(role, params)
-    return forwarder.preview(options.programs_from(role, plan[role], build))
-
-
-def _probes(plan: Mapping[str, Any]) -> list[Drift]:
-    found = map_io.find_attached("edge").get("edge_xdp")
-    if found is None:
-        raise EdgewireError("edge_xdp is not attached, so no probe can be sent through it")
-    wanted = contents.edge_wanted(plan["edge"])
-    with libbpf.closing(libbpf.prog_fd(found[1].program_id)) as fd:
-        return [
-            Drift("probe", "packet", f"{r.service.name} {r.service.text}", r.expected, r.found)
-            for r in probe.run_probes(fd, wanted)
-            if not r.right
-        ]
-
-
-def _stored_plan(plan: Mapping[str, Any], path: Path) -> list[Drift]:
-    try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        stored = None
-    except ValueError as exc:
-        stored = {"unreadable": str(exc)}
-    if stored == plan:
-        return []
-    where = None if stored is None else "another plan"
-    return [Drift("plan", "file", str(path), "this plan", where)]
+    def services(self) -> Iterator[dict[str, Any]]:
+        """An edge's services, their backends, and what became of their probes."""
+        edge = self.plan.get("edge") or {"workers": (), "services": ()}
+        dead = {worker["name"] for worker in edge["workers"] if worker.get("state") == "dead"}
+        for service in edge["services"]:
+            backends = [
+                {"worker": b["worker"], "endpoint_id": b["endpoint_id"], "state": _backend_state(b, dead)}
+                for b in service["backends"]
+            ]
+            yield {
+                **{key: service[key] for key in ("name", "vip", "port", "last_port")},
+                "backends": backends,
+                "probe": self.probed.get((service["vip"], service["port"]), "not sent"),
+            }
 
 
 def verify(params: Mapping[str, Any]) -> Report:
     """Hold this host against ``params["plan"]``; ``params`` also has ``sources``, ``capacity``, ``plan_file`` and,
     where there is one, ``preshared_secret``.
     """
-    plan = params["plan"]
-    peers: list[dict[str, Any]] = []
-
-    def check_wireguard() -> list[Drift]:
-        secret = {"host": plan["host"], "preshared_secret": params.get("preshared_secret")}
-        outcome = wireguard.apply({**plan["wireguard"], **secret}, check_mode=True, secret_needed=False)
-        now = time.time()
-        for peer in wireguard.describe(outcome, plan["wireguard"]["peers"])["peers"]:
-            session = _session(peer["latest_handshake"], now)
-            peers.append({"name": peer["name"] or peer["public_key"], "session": session})
-        drifts = _of_steps("wireguard", outcome.steps)
-        if outcome.unknown_preshared:
-            found = f"unknown: no preshared_secret was given (peers {', '.join(outcome.unknown_preshared)})"
-            name = plan["wireguard"]["interface"]
-            drifts.append(Drift("wireguard", "preshared keys", name, "as derived from the secret", found))
-        return drifts
-
-    checks: dict[str, Callable[[], list[Drift]]] = {
-        "plan": lambda: _stored_plan(plan, Path(params["plan_file"])),
-        "wireguard": check_wireguard,
-        "routes": lambda: _of_steps("routes", routes.preview({**plan["routes"], "announce": True})),
-    }
-    for role in ("edge", "worker"):
-        if plan.get(role):
-            checks[f"{role} programs"] = lambda role=role: _of_steps(  # type: ignore[misc]
-                f"{role} programs", _programs(role, plan, params)
-            )
-            checks[f"{role} maps"] = lambda role=role: _of_steps(  # type: ignore[misc]
-                f"{role} maps", contents.preview(role, plan[role])
-            )
-    if plan.get("edge"):
-        checks["probe"] = lambda: _probes(plan)
-    checks["boot"] = lambda: _of_steps("boot", unit.plan(params))
-
+    host = _Host(params)
+    checks = host.layers()
     drifts: list[Drift] = []
     for layer, check in checks.items():
         try:
             drifts += check()
         except EdgewireError as error:
-            drifts.append(Drift(layer, "layer", "unreadable", "readable", str(error)))
-    return Report(tuple(drifts), tuple(checks), tuple(peers))
+            drifts.append(Drift(layer, "layer", UNREADABLE, "readable", str(error)))
+    return Report(tuple(drifts), tuple(checks), tuple(host.peers), tuple(host.services()))
