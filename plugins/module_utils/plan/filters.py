@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Any
@@ -20,8 +20,22 @@ _rate = convert.integer(1, 10_000_000)
 # Without a word about it, what comes in a twentieth of a second may come at once, but no less than this.
 _SMALLEST_BURST, _BURSTS_A_SECOND = 10, 20
 
-_SOURCES_KEYS = ("allow", "deny")
-_LIMITS_KEYS = ("packets_per_second", "burst", "per_source_packets_per_second", "per_source_burst")
+# What each key is, in Markdown for the inventory reference.
+SOURCES_KEYS: Mapping[str, str] = {
+    "allow": (
+        "Networks that are let in; with any, nobody else is. Of several networks that hold the client the longest "
+        "decides."
+    ),
+    "deny": "Networks that are kept out.",
+}
+LIMITS_KEYS: Mapping[str, str] = {
+    "packets_per_second": (
+        "Of all clients together, on all VIPs and ports of the service, on one edge; up to 10,000,000."
+    ),
+    "burst": "How many of these at once. Default: a twentieth of a second's, at least 10.",
+    "per_source_packets_per_second": "Of one IPv4 address or one IPv6 /64, on one edge.",
+    "per_source_burst": "How many of these at once. The same default.",
+}
 
 
 @dataclass(frozen=True)
@@ -85,16 +99,16 @@ def parse_networks(raw: object, key: str, subject: str, problems: Problems) -> t
 
 def parse_filter(service: Mapping[str, Any], subject: str, problems: Problems) -> Filter:
     """The filter that a service's ``sources`` and ``limits`` describe; an empty one where it has neither."""
-    sources = _mapping(service, "sources", _SOURCES_KEYS, subject, problems)
-    limits = _mapping(service, "limits", _LIMITS_KEYS, subject, problems)
-    allow, deny = (parse_networks(sources.get(key), f"sources.{key}", subject, problems) for key in _SOURCES_KEYS)
+    sources = _mapping(service, "sources", SOURCES_KEYS, subject, problems)
+    limits = _mapping(service, "limits", LIMITS_KEYS, subject, problems)
+    allow, deny = (parse_networks(sources.get(key), f"sources.{key}", subject, problems) for key in SOURCES_KEYS)
     for network in sorted(set(allow) & set(deny), key=str):
         problems.add(subject, "sources", f"{network} is both allowed and denied")
     return Filter(allow, deny, *(_limit(limits, prefix, subject, problems) for prefix in ("", "per_source_")))
 
 
 def _mapping(
-    service: Mapping[str, Any], key: str, known: Sequence[str], subject: str, problems: Problems
+    service: Mapping[str, Any], key: str, known: Collection[str], subject: str, problems: Problems
 ) -> Mapping[str, Any]:
     raw = service.get(key)
     if raw is None:

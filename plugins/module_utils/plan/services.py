@@ -21,22 +21,38 @@ from ansible_collections.edgewire.fleet.plugins.module_utils.plan.ports import (
 from ansible_collections.edgewire.fleet.plugins.module_utils.plan.problems import Problems
 
 VARIABLE = "edgewire_services"
-_SERVICE_KEYS = frozenset(
-    {
-        "name",
-        "vips",
-        "ports",
-        "affinity",
-        "reply",
-        "oversize",
-        "drain_idle",
-        "drain_deadline",
-        "sources",
-        "limits",
-        "backends",
-    }
-)
-_BACKEND_KEYS = frozenset({"name", "worker", "moved_from", "address", "address_ipv6", "port", "weight", "state"})
+# What each key is, in Markdown for the inventory reference.
+SERVICE_KEYS: Mapping[str, str] = {
+    "name": "Its name in counters, reports and errors; unique in the fleet.",
+    "vips": "The service addresses, IPv4 and IPv6. Each leads to the backends' addresses of its own family.",
+    "ports": (
+        'A list of UDP ports and ranges (`"10000-19999"`, both ends included), one of these alone, or `all` (1–65535).'
+    ),
+    "affinity": "What keeps to one backend: `flow` (default), or `client`: all flows of one client address.",
+    "reply": "`edge` (default): replies go back through the edge; `direct`: they leave by the worker's own uplink.",
+    "oversize": (
+        "What does not fit into WireGuard: `refuse` (default) drops it and tells the sender; `fragment` lets "
+        "WireGuard's own packet go in fragments."
+    ),
+    "drain_idle": "Seconds, 60: while a backend drains, how long a flow may be silent to stay.",
+    "drain_deadline": "Seconds, 600: how long any flow may stay while its backend drains.",
+    "sources": "Who may send: see below. Default: everybody.",
+    "limits": "How many packets: see below. Default: no limit.",
+    "backends": "The containers that answer: see below.",
+}
+BACKEND_KEYS: Mapping[str, str] = {
+    "name": "Optional, unique in the service: with one, the backend stays the same when it moves to another worker.",
+    "worker": "The inventory name of the worker that runs the container.",
+    "moved_from": "Workers that had the backend before. They send on what edges still send there. Needs `name`.",
+    "address": "The container's IPv4 address; needed where the service has an IPv4 VIP.",
+    "address_ipv6": "The container's IPv6 address; needed where the service has an IPv6 VIP.",
+    "port": "The container's port, or where its range begins. Default: the VIP's port.",
+    "weight": "Its share of the flows beside the others', 0 to 65535, default 1; 0 drains.",
+    "state": (
+        "`live` (default); `drain`: only the flows that it has; `dead`: as if it were not there, but for replies on "
+        "their way."
+    ),
+}
 # The key that bears the container's address of each family.
 _ADDRESS_KEYS: Mapping[int, str] = {4: "address", 6: "address_ipv6"}
 _affinity = convert.choice(("flow", "client"))
@@ -147,7 +163,7 @@ def _parse_service(number: int, item: Mapping[str, Any], workers: Collection[str
         # Unique, so that two nameless services are not also said to share a name.
         name = subject = f"service number {number}"
         problems.add(subject, "name", str(error))
-    _unknown_keys(item, _SERVICE_KEYS, subject, problems)
+    _unknown_keys(item, SERVICE_KEYS, subject, problems)
     vips = _parse_list(item.get("vips"), "vips", convert.routed_address, subject, problems)
     vips.sort(key=lambda vip: (vip.version, int(vip)))
     raw_ports = item.get("ports")
@@ -227,7 +243,7 @@ def _parse_backend(
     where: str,
     problems: Problems,
 ) -> Backend | None:
-    _unknown_keys(item, _BACKEND_KEYS, where, problems)
+    _unknown_keys(item, BACKEND_KEYS, where, problems)
     worker = item.get("worker")
     bad: set[str] = set()
     if not isinstance(worker, str) or worker not in workers:
@@ -325,7 +341,7 @@ def _check_backends(backends: Mapping[int, Backend], subject: str, problems: Pro
             )
 
 
-def _unknown_keys(item: Mapping[str, Any], known: frozenset[str], subject: str, problems: Problems) -> None:
+def _unknown_keys(item: Mapping[str, Any], known: Collection[str], subject: str, problems: Problems) -> None:
     for key in item:
         if key not in known:
             problems.add(subject, str(key), f"unknown key; the known ones are {', '.join(sorted(known))}")

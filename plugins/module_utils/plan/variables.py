@@ -48,10 +48,13 @@ _TABLE_OWNERS = {
 
 
 class Variable(NamedTuple):
-    """One variable: the default (None = none) and the converter from the raw value."""
+    """One variable: the default (None = none), the converter from the raw value, and what it is, in Markdown for the
+    inventory reference.
+    """
 
     default: object
     convert: Callable[[object], Any]
+    about: str
 
 
 # The bigger of the two relay headers (12 bytes in IPv4, 24 in IPv6) on top of the packet that
@@ -60,44 +63,162 @@ SMALLEST_MTU = 1280 + 24
 
 # A host may set each of these itself; a group, or "vars", sets it for many.
 HOST_VARIABLES: Mapping[str, Variable] = {
-    "edgewire_id": Variable(None, convert.integer(1, 2**64)),
-    "edgewire_endpoint_address": Variable(None, convert.address),
-    "edgewire_listen_port": Variable(51820, convert.integer(1, 65535)),
-    "edgewire_uplink": Variable("eth0", convert.interface),
-    "edgewire_drop_unserved": Variable(False, convert.boolean),
-    "edgewire_reply_interface": Variable(None, convert.interface),
-    "edgewire_xdp_mode": Variable("native", convert.choice(("native", "generic"))),
-    "edgewire_container_interface": Variable("podman0", convert.interface),
-    "edgewire_worker_state": Variable("live", convert.choice(("live", "drain", "dead"))),
-    "edgewire_wireguard_interface": Variable("wg0", convert.interface),
-    "edgewire_wireguard_mtu": Variable(
-        1420, convert.integer(SMALLEST_MTU, 65455, "(1280 for IPv6 and 24 for the relay header)")
+    "edgewire_id": Variable(
+        None,
+        convert.integer(1, 2**64),
+        "The host's number inside WireGuard, from which its overlay and relay addresses are made; at most "
+        "2^21-2 with the default prefixes. Default: derived from the host's name. Pin it only where the planner "
+        "reports that two names collide.",
     ),
-    "edgewire_wireguard_transport": Variable("auto", convert.choice(("auto", "kernel", "userspace"))),
-    "edgewire_underlay_mtu": Variable(1500, convert.integer(1280, 65535)),
-    "edgewire_keepalive": Variable(25, convert.integer(0, 65535, "seconds")),
-    "edgewire_route_table": Variable(7700, convert.free_number(1, 2**32 - 1, _TABLE_OWNERS, "table")),
-    "edgewire_route_protocol": Variable(158, convert.free_number(1, 255, _PROTOCOL_OWNERS, "protocol number")),
+    "edgewire_endpoint_address": Variable(
+        None,
+        convert.address,
+        "The underlay address that peers use, an IP literal. Default: `ansible_host`, then the host's name.",
+    ),
+    "edgewire_listen_port": Variable(
+        51820,
+        convert.integer(1, 65535),
+        "WireGuard's UDP port.",
+    ),
+    "edgewire_uplink": Variable(
+        "eth0",
+        convert.interface,
+        "The interface of the uplink: on an edge the one on which clients' packets arrive, on a worker the one "
+        "by which direct replies leave.",
+    ),
+    "edgewire_drop_unserved": Variable(
+        False,
+        convert.boolean,
+        "Edge: drop what is for a VIP and none of its services, but for ICMP (`not_a_service`), instead of "
+        "leaving it to the host.",
+    ),
+    "edgewire_reply_interface": Variable(
+        None,
+        convert.interface,
+        "Edge: the interface by which packets leave to clients. Default: the uplink; `eth0.100` where frames "
+        "bear a VLAN tag.",
+    ),
+    "edgewire_xdp_mode": Variable(
+        "native",
+        convert.choice(("native", "generic")),
+        "Edge: `native` needs a driver that has XDP; `generic` works on any device and is slower. Never chosen "
+        "for you.",
+    ),
+    "edgewire_container_interface": Variable(
+        "podman0",
+        convert.interface,
+        "Worker: the bridge that the containers hang on.",
+    ),
+    "edgewire_worker_state": Variable(
+        "live",
+        convert.choice(("live", "drain", "dead")),
+        "Worker: with `drain` all its backends drain; with `dead` they get no packets, of established flows neither.",
+    ),
+    "edgewire_wireguard_interface": Variable(
+        "wg0",
+        convert.interface,
+        "The name of the WireGuard interface.",
+    ),
+    "edgewire_wireguard_mtu": Variable(
+        1420,
+        convert.integer(SMALLEST_MTU, 65455, "(1280 for IPv6 and 24 for the relay header)"),
+        "Bytes of an IP packet inside WireGuard: what the underlay leaves, 60 less than its MTU over IPv4 and "
+        "80 over IPv6.",
+    ),
+    "edgewire_wireguard_transport": Variable(
+        "auto",
+        convert.choice(("auto", "kernel", "userspace")),
+        "`kernel` is the kernel's own WireGuard, `userspace` wireguard-go; `auto` takes the kernel's where it "
+        "is there.",
+    ),
+    "edgewire_underlay_mtu": Variable(
+        1500,
+        convert.integer(1280, 65535),
+        "Bytes of the largest IP packet that the network between the boxes carries.",
+    ),
+    "edgewire_keepalive": Variable(
+        25,
+        convert.integer(0, 65535, "seconds"),
+        "Seconds between keepalives to each peer; 0 is off.",
+    ),
+    "edgewire_route_table": Variable(
+        7700,
+        convert.free_number(1, 2**32 - 1, _TABLE_OWNERS, "table"),
+        "The routing table that belongs to this collection. One that another tool has named is refused.",
+    ),
+    "edgewire_route_protocol": Variable(
+        158,
+        convert.free_number(1, 255, _PROTOCOL_OWNERS, "protocol number"),
+        "The routing protocol number by which this collection knows its own routes. One that another tool has "
+        "named is refused.",
+    ),
     # The main table's rule is 32766: a rule behind it would never be asked.
-    "edgewire_rule_priority": Variable(7700, convert.integer(1, 32765)),
+    "edgewire_rule_priority": Variable(
+        7700,
+        convert.integer(1, 32765),
+        "The priority of the rules that lead to the table.",
+    ),
 }
 
 # These hold for the whole fleet; hosts that disagree about one are an error.
 FLEET_VARIABLES: Mapping[str, Variable] = {
-    "edgewire_overlay_ipv4": Variable("100.64.0.0/11", convert.ipv4_network),
-    "edgewire_overlay_ipv6": Variable("fd65:6467:6577::/64", convert.ipv6_network),
-    "edgewire_relay_ipv4": Variable("100.96.0.0/11", convert.ipv4_network),
-    "edgewire_relay_ipv6": Variable("fd65:6467:6577:1::/64", convert.ipv6_network),
-    "edgewire_topology": Variable("bipartite", convert.choice(("bipartite", "full"))),
-    "edgewire_peer_groups": Variable({}, convert.peer_groups),
-    "edgewire_services": Variable((), lambda value: value),
-    "edgewire_deny_sources": Variable((), lambda value: value),
-    "edgewire_deny_spoofed": Variable(False, convert.boolean),
+    "edgewire_overlay_ipv4": Variable(
+        "100.64.0.0/11",
+        convert.ipv4_network,
+        "Addresses that are assigned to the WireGuard interfaces. They must be used nowhere else, and are hard "
+        "to change later.",
+    ),
+    "edgewire_overlay_ipv6": Variable(
+        "fd65:6467:6577::/64",
+        convert.ipv6_network,
+        "The same for IPv6.",
+    ),
+    "edgewire_relay_ipv4": Variable(
+        "100.96.0.0/11",
+        convert.ipv4_network,
+        "Relay addresses: what relayed packets bear inside WireGuard. They are never assigned to an interface.",
+    ),
+    "edgewire_relay_ipv6": Variable(
+        "fd65:6467:6577:1::/64",
+        convert.ipv6_network,
+        "The same for IPv6.",
+    ),
+    "edgewire_topology": Variable(
+        "bipartite",
+        convert.choice(("bipartite", "full")),
+        "`bipartite`: edges and workers are each other's peers; `full`: everybody is everybody's.",
+    ),
+    "edgewire_peer_groups": Variable(
+        {},
+        convert.peer_groups,
+        "`{name: [hosts]}`: hosts that are each other's peers as well, in a bipartite fleet.",
+    ),
+    "edgewire_services": Variable(
+        (),
+        lambda value: value,
+        "The services, see below.",
+    ),
+    "edgewire_deny_sources": Variable(
+        (),
+        lambda value: value,
+        "Networks from which no service takes packets, but one that names the same network itself.",
+    ),
+    "edgewire_deny_spoofed": Variable(
+        False,
+        convert.boolean,
+        "Let no service take packets from addresses that no client has: the fleet's own VIPs and prefixes, "
+        "loopback, multicast and the like.",
+    ),
 }
 
 
 # The secret of which preshared keys are made. It never reaches the planner, which is told only whether it is there.
 PRESHARED_SECRET = "edgewire_preshared_secret"
+PRESHARED_SECRET_ABOUT = (
+    "A text of 32 characters or more, vaulted, of which a preshared key for each pair of hosts is derived. "
+    "Never written to"
+    " a plan, a log or a box."
+)
 
 
 @dataclass(frozen=True)
