@@ -128,6 +128,16 @@ bench: setup .cache/bench.stamp ## ns/packet of the programs beside empty ones; 
 bench-fleet: setup ## Planning 100 to 10,000 hosts: time and memory, beside a template that loops over hostvars
 	@PYTHONPATH=.collections $(BIN)/python tests/bench/bench_fleet.py $(ARGS)
 
+# The site: docs/ and what the code says of itself. Warnings and dead links are errors.
+.PHONY: docs
+docs: setup .cache/docs.stamp ## The documentation as a site, in .cache/site
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --clean -f docsite/mkdocs.yml
+	echo "$(CURDIR)/.cache/site/index.html"
+
+.cache/docs.stamp: requirements-docs.txt .cache/venv.stamp
+	@$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-docs.txt
+	touch $@
+
 .PHONY: clean
 clean: ## Remove everything that setup made in this checkout
 	rm -rf $(VENV) .collections .cache
