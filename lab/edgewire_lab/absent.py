@@ -20,9 +20,9 @@ def remove(state: Path, controller_interface: str, purge: Path | None) -> list[s
     spaces = sorted(network.NETNS_DIRECTORY.glob(f"{PREFIX}*")) if network.NETNS_DIRECTORY.is_dir() else []
     # Twice: whoever was just being started when we looked is there now.
     for _ in range(2):
-        if pids := processes.all_of(state, spaces):
+        if pids := [*processes.all_of(state, spaces), *cgroups.members()]:
             processes.kill(pids)
-            did.append(f"{len(pids)} processes")
+            did.append(f"{len(set(pids))} processes")
     _remove_nspawn_leftovers(state)
     if mounts.unmount(state):
         did.append("mounts")

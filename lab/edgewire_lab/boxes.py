@@ -85,8 +85,6 @@ def _ensure_box(topology: Topology, box: Box) -> list[str]:
     if _prepare(topology, box):
         did.append(f"{box.name}: disk")
     if processes.supervisor_of(box) is None:
-        # A machine whose supervisor was killed could never reboot.
-        processes.kill(_machine_of(box))
         _switch_on(box)
         did.append(f"{box.name}: switched on")
     deadline = time.monotonic() + _BOOT_SECONDS
@@ -113,11 +111,11 @@ def _prepare(topology: Topology, box: Box) -> bool:
         _kill(box)
         mounts.unmount(box.directory)
         shutil.rmtree(box.directory)
-    if processes.supervisor_of(box) is not None:
-        if box.root.is_mount():
-            return False
-        # Its disk was pulled out of reach. Two mounts of one overlay would damage it.
-        _kill(box)
+    if processes.supervisor_of(box) is not None and box.root.is_mount():
+        return False
+    # Its disk was pulled out of reach, or its supervisor is gone and what runs could never reboot. Two mounts of one
+    # overlay would damage it.
+    _kill(box)
     box.directory.mkdir(parents=True, exist_ok=True)
     unlock_disk(box.root)
     # Mounted anew: nobody knows how a mount fared that an earlier, killed lab has left.
@@ -154,13 +152,9 @@ def unlock_disk(root: Path) -> None:
 
 def _kill(box: Box) -> None:
     supervisor = processes.supervisor_of(box)
-    processes.kill([*([supervisor] if supervisor else []), *_machine_of(box)])
-
-
-def _machine_of(box: Box) -> list[int]:
-    # The machine's own PID 1 may outlive a killed nspawn for a moment, with the disk still in use.
-    init = processes.init_of(box)
-    return [*processes.nspawn_of(box), *([init] if init else [])]
+    # A machine outlives a killed nspawn, with disk and namespace in use; only its control group still tells who it is.
+    machine = [*processes.nspawn_of(box), *cgroups.members(box.name)]
+    processes.kill([*([supervisor] if supervisor else []), *machine])
 
 
 def _link_kernel_headers(root: Path) -> None:

@@ -1,7 +1,8 @@
 # SPDX-FileCopyrightText: 2026 The edgewire.fleet contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
 """A control group for every box. Without one, machines that are started from one shell would share one group tree, and
-their systemds would count each other's processes as their own services'."""
+their systemds would count each other's processes as their own services'. It also tells who belongs to a machine, which
+nothing else does once its nspawn was killed."""
 
 from __future__ import annotations
 
@@ -21,6 +22,18 @@ def enter(name: str) -> None:
         with suppress(OSError):
             group.mkdir(parents=True, exist_ok=True)
             (group / "cgroup.procs").write_text(str(os.getpid()))
+
+
+def members(name: str = "") -> list[int]:
+    """Everybody in a box's group and the groups that its systemd made in it; of all boxes where none is named."""
+    found: dict[int, None] = {}
+    for hierarchy in _hierarchies():
+        for directory, _, _ in os.walk(hierarchy / _GROUP / name):
+            # A group may go while we look, and one with threads of its own does not list processes.
+            with suppress(OSError):
+                found.update(dict.fromkeys(map(int, (Path(directory) / "cgroup.procs").read_text().split())))
+    # 0 stands for who is in no PID namespace that we see.
+    return [pid for pid in found if pid]
 
 
 def remove() -> bool:

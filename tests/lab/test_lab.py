@@ -234,6 +234,16 @@ def test_damage_is_mended(lab: Lab) -> None:
     until(lambda: not Path(f"/proc/{supervisor}").exists())
     assert "client2: switched on" in did(lab.labctl("boxes"))
 
+    # nspawn's death ends its supervisor, and leaves the machine running with nobody to say so but its control group.
+    machine = lab.pid("client2")
+    os.kill(parent(machine), signal.SIGKILL)
+    until(lambda: lab.run("client2", "true", check=False).returncode == 125)
+    left = [pid for pid in machine_of("client2") if Path(f"/proc/{pid}").exists()]
+    assert machine in left, "the machine died with its nspawn, so this shows nothing"
+    assert "client2: switched on" in did(lab.labctl("boxes"))
+    until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in left))  # dead, and reaped by whoever does that here
+    assert lab.run("client2", "systemctl", "is-system-running").stdout.strip() == "running"
+
     lab.run("router", "ip", "route", "delete", "203.0.113.0/24")
     assert did(lab.labctl("network")) == ["VIPs to edge1"]
 
@@ -298,6 +308,12 @@ def leftovers() -> list[str]:
         if "/var/lib/edgewire-lab" in words:
             found.append(words.replace("\0", " "))
     return found
+
+
+def machine_of(box: str) -> list[int]:
+    """Everybody in a box's control group."""
+    groups = Path("/sys/fs/cgroup").glob(f"**/edgewire-lab/{box}/**/cgroup.procs")
+    return [int(pid) for group in groups for pid in group.read_text().split()]
 
 
 def parent(pid: int) -> int:
