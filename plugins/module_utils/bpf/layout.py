@@ -9,8 +9,6 @@ size, an offset or a number that differs is a compile error and never a map full
 from __future__ import annotations
 
 import functools
-import hashlib
-import json
 import socket
 import struct
 from collections.abc import Iterable, Iterator, Mapping
@@ -425,23 +423,3 @@ def assertions(role: str) -> str:
     lines.append('_Static_assert(DROP_REASONS <= 64, "a bit for each drop reason");')
     lines.append(f'_Static_assert(DROP_REASONS == {len(DROP_REASONS)}, "number of drop reasons");')
     return "\n".join(lines) + "\n"
-
-
-def schema_hash(role: str) -> bytes:
-    """SHA-256 over the role's maps and records: equal exactly where map contents can be carried over."""
-    schema = [[spec.name, spec.type, asdict(spec.key), asdict(spec.value), spec.max_entries] for spec in MAPS[role]]
-    # What numbers in the maps mean is part of it: reasons by position, flags by value.
-    flags = [
-        EDGE_HAS_RANGES,
-        EDGE_DROPS_UNSERVED,
-        SERVICE_AFFINITY_CLIENT,
-        SERVICE_DRAINING,
-        SERVICE_CARRIES_OVERSIZE,
-        FILTER_ADMITS,
-        SOURCE_ALLOWED,
-        ENDPOINT_DIRECT,
-        ENDPOINT_MOVED,
-        ENDPOINT_CARRIES_OVERSIZE,
-    ]
-    meanings = [list(DROP_REASONS), list(EVENTS), TICK_SHIFT, *flags, WORKER_LIVE, WORKER_DEAD]
-    return hashlib.sha256(json.dumps([schema, meanings], sort_keys=True).encode()).digest()

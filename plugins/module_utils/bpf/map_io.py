@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from ansible_collections.edgewire.fleet.plugins.module_utils.bpf import attach, layout, libbpf
+from ansible_collections.edgewire.fleet.plugins.module_utils.bpf import attach, layout, libbpf, schema
 from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.counters import Counters
 from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.programs import HOOKS, Attached
 from ansible_collections.edgewire.fleet.plugins.module_utils.errors import EdgewireError
@@ -114,7 +114,7 @@ def running_maps(role: str) -> Iterator[dict[str, OpenMap] | None]:
     if not found:
         yield None
         return
-    if any(there.schema != layout.schema_hash(role) for _, there in found.values()):
+    if any(there.schema != schema.schema_hash(role) for _, there in found.values()):
         raise OtherLayoutError(
             f"the running {role} programs' maps have another layout than this version of the collection;"
             " run xdp_forwarder or tc_delivery first"
@@ -184,7 +184,7 @@ def make_one(role: str, programs: Mapping[str, int], maps: Mapping[str, int], id
     for program_fd in programs.values():
         for map_fd in maps.values():
             libbpf.bind_map(program_fd, map_fd)
-    record = layout.IDENTITY.pack({"build": identity, "schema": layout.schema_hash(role)})
+    record = layout.IDENTITY.pack({"build": identity, "schema": schema.schema_hash(role)})
     libbpf.update_batch(maps["ew_identity"], "ew_identity", layout.U32.pack({}), record, 1)
 
 

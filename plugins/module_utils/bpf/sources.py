@@ -12,7 +12,7 @@ import json
 import re
 from collections.abc import Callable, Sequence
 
-from ansible_collections.edgewire.fleet.plugins.module_utils.bpf import layout
+from ansible_collections.edgewire.fleet.plugins.module_utils.bpf import layout, schema
 from ansible_collections.edgewire.fleet.plugins.module_utils.errors import EdgewireError
 
 _INCLUDE = re.compile(r'^#include "([\w./]+)"$')
@@ -56,5 +56,5 @@ def flags_of(capacity: layout.Capacity) -> list[str]:
 
 def identity_of(role: str, source: str, flags: Sequence[str]) -> bytes:
     """SHA-256 over source, flags and map schema: 32 bytes that say what a loaded program is."""
-    text = json.dumps([role, source, list(flags), layout.schema_hash(role).hex()])
+    text = json.dumps([role, source, list(flags), schema.schema_hash(role).hex()])
     return hashlib.sha256(text.encode()).digest()

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import socket
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -86,11 +85,3 @@ def test_every_capacity_is_a_compiler_flag() -> None:
         " -DMAX_LUT=3 -DMAX_MOVED=14 -DMAX_RANGES=6 -DMAX_RATED_SOURCES=9 -DMAX_SERVICES=1 -DMAX_SOURCES=8"
         " -DMAX_STATS=2 -DMAX_VIPS=11 -DMAX_WORKERS=10"
     )
-
-
-def test_schema_hash_tells_layouts_apart(monkeypatch: pytest.MonkeyPatch) -> None:
-    edge = layout.schema_hash("edge")
-    assert edge != layout.schema_hash("worker")
-    first, *rest = layout.MAPS["edge"]
-    monkeypatch.setitem(layout.MAPS, "edge", (replace(first, value=layout.U32), *rest))
-    assert layout.schema_hash("edge") != edge
