@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from ansible_collections.edgewire.fleet.plugins.module_utils.bpf import (
     attach,
     kept_builds,
-    layout,
     map_io,
     programs,
+    schema,
     sources,
 )
 from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.programs import (
@@ -89,7 +89,7 @@ def _programs(desired: Desired, observed: Observed, build: Build, stack: ExitSta
 
     fds, maps = _kept(desired, stack) or _compiled(desired, build, stack)
     running = _one_set(desired, observed)
-    if running and all(found.schema == layout.schema_hash(desired.role) for found in running):
+    if running and all(found.schema == schema.schema_hash(desired.role) for found in running):
         with map_io.open_maps(desired.role, [found.program_id for found in running]) as old:
             map_io.carry_over(desired.role, old, maps)
     attach.pin_programs(desired.role, desired.build, fds)

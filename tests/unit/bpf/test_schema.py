@@ -32,7 +32,7 @@ def test_layouts_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"maps": [{}], "numbers": {}}'])
 def test_what_is_no_description_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="description|Expecting"):
+    with pytest.raises(ValueError, match=r"description|Expecting"):
         schema.parse(text)
 
 
