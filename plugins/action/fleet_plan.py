@@ -15,6 +15,7 @@ from ansible.plugins.action import ActionBase  # type: ignore[import-untyped,unu
 from ansible.template import Templar  # type: ignore[import-untyped,unused-ignore]
 from ansible_collections.edgewire.fleet.plugins.module_utils.errors import EdgewireError
 from ansible_collections.edgewire.fleet.plugins.module_utils.files import write_if_changed
+from ansible_collections.edgewire.fleet.plugins.module_utils.plan import drains
 from ansible_collections.edgewire.fleet.plugins.module_utils.plan.inventory import EDGES, WORKERS
 from ansible_collections.edgewire.fleet.plugins.module_utils.plan.problems import Problems
 from ansible_collections.edgewire.fleet.plugins.module_utils.plan.session import (
@@ -36,6 +37,9 @@ _ARGUMENTS = {
     "plan_dir": {"type": "path"},
     "registry": {"type": "path"},
     "public_keys": {"type": "dict", "default": {}},
+    "drain": {"type": "list", "elements": "str", "default": []},
+    "undrain": {"type": "list", "elements": "str", "default": []},
+    "drain_force": {"type": "bool", "default": False},
 }
 
 
@@ -63,6 +67,9 @@ class ActionModule(ActionBase):  # type: ignore[misc,unused-ignore]
                 inventory,
                 {**keys, **options["public_keys"]},
                 registry=registry,
+                request=drains.Request(
+                    tuple(options["drain"]), tuple(options["undrain"]), force=options["drain_force"]
+                ),
                 plan_dir=plan_dir,
                 check=bool(self._task.check_mode),
                 problems=problems,
@@ -183,6 +190,8 @@ def _summary(inventory: Mapping[str, Any], outcome: Outcome, registry: Path) -> 
         "plan_dir": str(outcome.plan_dir),
         "registry": str(registry),
         "registry_changed": outcome.registry_changed,
+        "drained": list(outcome.drained),
+        "drained_changed": outcome.drained_changed,
         "fleet_hash": outcome.written.fleet_hash,
         "hosts": outcome.written.total,
         "edges": len(groups[EDGES]),

@@ -41,6 +41,23 @@ options:
       - Public keys by host, merged over the registry and over what the hosts returned.
     type: dict
     default: {}
+  drain:
+    description:
+      - Hosts to take out of service. A worker gets no new flows; that an edge's addresses are no longer announced is the
+        playbook's business. They stay so in later runs, by the file C(edgewire_drained.yml) beside O(registry).
+      - Refused where a service would have no backend left, or the fleet no edge, unless O(drain_force=true).
+    type: list
+    elements: str
+    default: []
+  undrain:
+    description: Hosts to bring back.
+    type: list
+    elements: str
+    default: []
+  drain_force:
+    description: Whether hosts are drained although nobody else serves what they serve.
+    type: bool
+    default: false
 attributes:
   check_mode:
     support: full
@@ -103,6 +120,15 @@ registry_changed:
   description: Whether the registry was written; in check mode, whether it would be.
   returned: success
   type: bool
+drained:
+  description: Hosts that are out of service, sorted.
+  returned: success
+  type: list
+  elements: str
+drained_changed:
+  description: Whether that changed; in check mode, whether it would.
+  returned: success
+  type: bool
 fleet_hash:
   description: >-
     SHA-256 over all plans. The manifest has it as C(fleet), beside each host's hash in C(hosts).
@@ -155,6 +181,9 @@ def main() -> None:
             "plan_dir": {"type": "path"},
             "registry": {"type": "path"},
             "public_keys": {"type": "dict", "default": {}},
+            "drain": {"type": "list", "elements": "str", "default": []},
+            "undrain": {"type": "list", "elements": "str", "default": []},
+            "drain_force": {"type": "bool", "default": False},
         },
         supports_check_mode=True,
     )

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ansible_collections.edgewire.fleet.plugins.module_utils.plan import drains
 from ansible_collections.edgewire.fleet.plugins.module_utils.plan.checks import check_public_keys
 from ansible_collections.edgewire.fleet.plugins.module_utils.plan.endpoints import (
     Endpoint,
@@ -64,6 +65,7 @@ def plan_fleet(
     public_keys: Mapping[str, str],
     *,
     predict: bool = False,
+    request: drains.Request = drains.NOTHING,
     problems: Problems | None = None,
 ) -> FleetPlan:
     """Plan the fleet that ``inventory`` (its shape: the module ``inventory``) describes.
@@ -71,11 +73,14 @@ def plan_fleet(
     A host without a public key cannot be a peer: it is left out of its peers' plans, its backends
     get weight 0, and a warning names it. With ``predict`` (check mode, where keys are not made) it
     is a peer with ``public_key`` None and keeps its weight, as it will when the key exists.
+    ``request`` is whom to drain and to bring back, beside whom ``inventory`` says is drained.
     ``problems`` may hold what the caller found already. Raises one EdgewireError that lists
     everything wrong.
     """
     problems = Problems() if problems is None else problems
-    fleet = parse_inventory(inventory, problems)
+    before = inventory.get("drained", ())
+    fleet = parse_inventory({**inventory, "drained": request.of(before)}, problems)
+    drains.check(fleet, before, request, problems)
     names = [host.name for host in (*fleet.edges, *fleet.workers)]
     check_public_keys(names, public_keys, problems)
     problems.raise_if_any()
@@ -87,8 +92,7 @@ def build(fleet: Fleet, public_keys: Mapping[str, str], *, predict: bool = False
     missing = sorted(host.name for host in (*fleet.edges, *fleet.workers) if host.name not in public_keys)
     unreachable = frozenset() if predict else frozenset(missing)
     endpoints = endpoints_of(fleet.services)
-    draining = frozenset(host.name for host in fleet.workers if host.settings.worker_state == "drain")
-    services = _edge_services(endpoints, unreachable, draining)
+    services = _edge_services(endpoints, unreachable, fleet.draining)
     filters = _edge_filters(fleet.services)
     by_worker: dict[str, list[WorkerEndpoint]] = {host.name: [] for host in fleet.workers}
     moved: dict[str, list[MovedEndpoint]] = {host.name: [] for host in fleet.workers}

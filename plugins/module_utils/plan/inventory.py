@@ -7,10 +7,11 @@ The inventory is one mapping::
     {"hosts": {"edge1": {"ansible_host": "192.0.2.11", "edgewire_id": 1, ...}, ...},
      "groups": {"edgewire_edges": ["edge1", ...], "edgewire_workers": ["worker1", ...]},
      "vars": {"edgewire_services": [...], "edgewire_wireguard_mtu": 1420, ...},
-     "preshared": true}
+     "preshared": true, "drained": ["worker2"]}
 
 ``preshared`` (default false) says that there is an ``edgewire_preshared_secret``; the secret itself
-is none of the planner's business.
+is none of the planner's business. ``drained`` (default none) are hosts that are out of service,
+see the module ``drains``.
 
 A host's variables override ``vars``, which override the defaults. The fleet-wide variables
 (prefixes and services) belong in ``vars``; a host that sets one differently is a problem. Names
@@ -74,6 +75,17 @@ class Fleet:
     preshared: bool = False
     topology: str = "bipartite"  # or "full": everybody is everybody's peer
     peer_groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # who else is each other's
+    drained: frozenset[str] = frozenset()
+
+    @property
+    def draining(self) -> frozenset[str]:
+        """The workers all of whose backends drain."""
+        return frozenset(
+            host.name
+            for host in self.workers
+            if host.settings.worker_state == "drain"
+            or (host.settings.worker_state == "live" and host.name in self.drained)
+        )
 
     @property
     def moves(self) -> frozenset[tuple[str, ...]]:
@@ -90,8 +102,8 @@ def parse_inventory(inventory: Mapping[str, Any], problems: Problems) -> Fleet:
     hosts = _mapping(inventory, "hosts", problems)
     shared = _mapping(inventory, "vars", problems)
     groups = _mapping(inventory, "groups", problems)
-    for key in sorted(set(map(str, inventory)) - {"hosts", "groups", "vars", "preshared"}):
-        problems.add("the inventory", key, "unknown key; the known ones are groups, hosts, preshared, vars")
+    for key in sorted(set(map(str, inventory)) - {"hosts", "groups", "vars", "preshared", "drained"}):
+        problems.add("the inventory", key, "unknown key; the known ones are drained, groups, hosts, preshared, vars")
     edges = _group(groups, EDGES, hosts, problems)
     workers = _group(groups, WORKERS, hosts, problems)
     _check_membership(hosts, edges, workers, problems)
@@ -120,6 +132,7 @@ def parse_inventory(inventory: Mapping[str, Any], problems: Problems) -> Fleet:
             if own.get(key) is not None and own[key] != shared.get(key):
                 problems.add(name, key, "differs from the fleet's; it must be the same everywhere")
         settings[name] = read_host(name, own, shared, problems)
+    drained = frozenset(map(str, inventory.get("drained", ())))
     numbers = assign_ids(((name, setting.id) for name, setting in settings.items()), prefixes.highest_id, problems)
     checks.check_hosts(settings, edges, workers, prefixes, problems)
     checks.check_service_addresses(services, settings, prefixes, problems)
@@ -142,11 +155,21 @@ def parse_inventory(inventory: Mapping[str, Any], problems: Problems) -> Fleet:
         built(edges),
         built(workers),
         tuple(replace(service, filter=service.filter.without(denied)) for service in services),
-        tuple(misspelt(names_set)),
+        (*misspelt(names_set), *_drain_warnings(drained, edges | workers)),
         preshared=inventory.get("preshared") is True,
         topology=topology,
         peer_groups=peer_groups,
+        drained=drained,
     )
+
+
+def _drain_warnings(drained: frozenset[str], names: set[str]) -> list[str]:
+    warnings = []
+    if drained & names:
+        warnings.append(f"drained: {', '.join(sorted(drained & names))}; edgewire.fleet.undrain brings them back")
+    if drained - names:
+        warnings.append(f"edgewire_drained names hosts that are not in the fleet: {', '.join(sorted(drained - names))}")
+    return warnings
 
 
 def _mapping(inventory: Mapping[str, Any], key: str, problems: Problems) -> Mapping[str, Any]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.edgewire.fleet.plugins.module_utils.files import write_if_changed
+from ansible_collections.edgewire.fleet.plugins.module_utils.plan import drains
 from ansible_collections.edgewire.fleet.plugins.module_utils.plan.build import FleetPlan, plan_fleet
 from ansible_collections.edgewire.fleet.plugins.module_utils.plan.problems import Problems
 from ansible_collections.edgewire.fleet.plugins.module_utils.plan.registry import (
@@ -34,6 +35,8 @@ class Outcome:
     written: Written
     plan_dir: Path
     registry_changed: bool
+    drained: tuple[str, ...]
+    drained_changed: bool
 
 
 def plan_and_store(
@@ -44,9 +47,11 @@ def plan_and_store(
     plan_dir: Path,
     check: bool,
     problems: Problems,
+    request: drains.Request = drains.NOTHING,
 ) -> Outcome:
     """Plan the fleet with the registry's keys and ``fresh_keys`` (host → key, just read from the
-    hosts), and write it.
+    hosts), and write it. Those hosts are out of service that the file beside the registry names (see
+    the module ``drains``) or ``request`` asks for.
 
     ``check`` writes the plans to ``PLAN_DIR-check``, leaves registry and plans alone, and reports
     ``registry_changed`` as it would be. Raises one EdgewireError that lists everything wrong,
@@ -62,20 +67,23 @@ def plan_and_store(
                 f" {registry.parent / 'main.yml'}, or set the option registry",
             )
     fresh = check_keys(fresh_keys, "the keys that the hosts returned", problems)
-    known = load_registry(registry, problems)
+    drained = registry.with_name(drains.FILE)
+    known, out = load_registry(registry, problems), drains.load(drained, problems)
     keys = merge_keys(known, fresh)
-    plan = plan_fleet(inventory, keys, predict=check, problems=problems)
+    plan = plan_fleet({**inventory, "drained": out}, keys, predict=check, request=request, problems=problems)
+    names = request.of(out)
     if check:
         target = plan_dir.with_name(f"{plan_dir.name}-check")
-        return Outcome(plan, write_plans(target, plan.hosts), target, keys != known)
+        return Outcome(plan, write_plans(target, plan.hosts), target, keys != known, names, names != out)
 
     with locked(registry.parent):
-        # Another controller may have added keys since; planning under the lock instead would make
+        # Another controller may have added keys or drained hosts since; planning under the lock instead would make
         # the directory before the input is known to be good.
-        again = load_registry(registry, problems)
+        again, out_again = load_registry(registry, problems), drains.load(drained, problems)
         problems.raise_if_any()
-        if again != known:
-            keys = merge_keys(again, fresh)
-            plan = plan_fleet(inventory, keys, problems=problems)
+        if (again, out_again) != (known, out):
+            keys, names = merge_keys(again, fresh), request.of(out_again)
+            plan = plan_fleet({**inventory, "drained": out_again}, keys, request=request, problems=problems)
         changed = bool(keys) and write_if_changed(registry, render_registry(keys), durable=True)
-        return Outcome(plan, write_plans(plan_dir, plan.hosts), plan_dir, changed)
+        moved = drains.store(drained, names)
+        return Outcome(plan, write_plans(plan_dir, plan.hosts), plan_dir, changed, names, moved)
