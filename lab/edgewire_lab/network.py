@@ -19,6 +19,9 @@ NETNS_DIRECTORY = Path("/run/netns")
 # reaches through another edge is no martian, and bridged packets are nobody's business but the bridge's.
 _ROUTER_SETTINGS = {
     "net/ipv4/ip_forward": "1",
+    # Where VIPs lead to several edges, one client's flows go to all of them.
+    "net/ipv4/fib_multipath_hash_policy": "1",
+    "net/ipv6/fib_multipath_hash_policy": "1",
     "net/ipv4/conf/all/rp_filter": "0",
     "net/ipv4/conf/default/rp_filter": "0",
     "net/ipv4/conf/all/send_redirects": "0",
@@ -94,15 +97,34 @@ def ensure_router(topology: Topology) -> list[str]:
     return did
 
 
-def switch(topology: Topology, edge: str) -> None:
-    """Send the VIPs to this edge, each with one atomic replace: no packet meets a moment without a route."""
-    box = topology.box(edge)
-    if box.role != "edge":
-        raise LabError(f"{edge} is a {box.role}; VIPs go to one of: {', '.join(edges(topology))}")
-    _ip(
-        ROUTER_NETNS,
-        [f"route replace {vip} via {box.ipv4 if ip_network(vip).version == 4 else box.ipv6}" for vip in topology.vips],
-    )
+def switch(topology: Topology, *names: str) -> bool:
+    """Send the VIPs to these edges, each VIP with one atomic replace: no packet meets a moment without a route. Says
+    whether they went elsewhere before."""
+    if announced(topology) == set(names):
+        return False
+    commands = []
+    for vip in topology.vips:
+        family = ip_network(vip).version
+        ways = []
+        for name in dict.fromkeys(names):
+            box = topology.box(name)
+            if box.role != "edge":
+                raise LabError(f"{name} is a {box.role}; VIPs go to one of: {', '.join(edges(topology))}")
+            ways.append(f"nexthop via {box.ipv4 if family == 4 else box.ipv6}")
+        commands.append(f"route replace {vip} {' '.join(ways)}")
+    _ip(ROUTER_NETNS, commands)
+    return True
+
+
+def announced(topology: Topology) -> set[str]:
+    """The edges to which all VIPs lead; none where they lead to different ones, or nowhere."""
+    by_address = {address: box.name for box in topology.boxes for address in (box.ipv4, box.ipv6)}
+    found = []
+    for vip in topology.vips:
+        routes = _ip_json(ROUTER_NETNS, f"-{ip_network(vip).version} route show {vip}")
+        ways = [way for route in routes for way in route.get("nexthops", [route])]
+        found.append({by_address.get(way.get("gateway", ""), "") for way in ways})
+    return found[0] if found and all(edges == found[0] for edges in found) else set()
 
 
 def edges(topology: Topology) -> list[str]:
