@@ -61,7 +61,7 @@ edge:
         protocol: udp
         affinity: flow
         oversize: refuse
-        table_size: 4093
+        table_size: 256
         filter:
           others: denied
           allow: 1

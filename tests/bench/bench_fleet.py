@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """How long planning a fleet takes, and how much memory, beside the usual way in the same run: ``make bench-fleet``.
 
+Also how long an edge takes to build its load balancing tables.
+
 The fleets are made up: one host in ten is an edge, there are as many services as hosts, and every service has two
 backends. Every measurement is a process of its own, so that its peak of memory is its own. No host is contacted.
 """
@@ -9,9 +11,11 @@ backends. Every measurement is a process of its own, so that its peak of memory 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import platform
+import random
 import re
 import resource
 import subprocess
@@ -26,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.edgewire.fleet.plugins.module_utils.plan.build import plan_fleet
+from ansible_collections.edgewire.fleet.plugins.module_utils.plan.maglev import build_table, table_size
 from ansible_collections.edgewire.fleet.plugins.module_utils.plan.registry import render_registry
 from ansible_collections.edgewire.fleet.plugins.module_utils.plan.render import Renderer, digest
 
@@ -124,6 +129,19 @@ def planner(hosts: int) -> dict[str, Any]:
     return {"plan": planned - begin, "render": time.perf_counter() - planned, "output": size / 2**20}
 
 
+def tables(services: int, backends: int, *, weighted: bool) -> dict[str, Any]:
+    """Build the load balancing table of every service: ids all different, weights 1, or 1 to 100."""
+    dice = random.Random(services)
+    wanted = [
+        [(ident, dice.randint(1, 100) if weighted else 1) for ident in dice.sample(range(1, 2**32), backends)]
+        for _ in range(services)
+    ]
+    begin, before = time.perf_counter(), time.process_time()
+    for pairs in wanted:
+        build_table(pairs, table_size(backends))
+    return {"wall": time.perf_counter() - begin, "cpu": time.process_time() - before}
+
+
 def write_inventory(directory: Path, hosts: int) -> None:
     """The same fleet as an inventory that Ansible reads, with its registry of keys, template and playbooks."""
     fleet = inventory(hosts)
@@ -183,9 +201,9 @@ def cpu_model() -> str:
 def main() -> int:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--sizes", type=int, nargs="+", default=[100, 1000, 10_000], help="fleets for the planner")
-    parser.add_argument("--plays", type=int, nargs="+", default=[100, 1000, 10_000], help="fleets for the whole task")
-    parser.add_argument("--usual", type=int, default=200, help="the fleet for the usual way")
+    parser.add_argument("--sizes", type=int, nargs="*", default=[100, 1000, 10_000], help="fleets for the planner")
+    parser.add_argument("--plays", type=int, nargs="*", default=[100, 1000, 10_000], help="fleets for the whole task")
+    parser.add_argument("--usual", type=int, default=200, help="the fleet for the usual way; 0: none")
     options = parser.parse_args()
     print(f"{time.strftime('%Y-%m-%d')}, kernel {platform.release()}, {os.cpu_count()} x {cpu_model()},", end=" ")
     print(f"Python {platform.python_version()}; 10 % edges, as many services as hosts\n")
@@ -193,15 +211,23 @@ def main() -> int:
     print("| planner | check and plan, s | render and hash, s | peak memory, MiB | plans, MiB |")
     print("|---:|---:|---:|---:|---:|")
     for hosts in options.sizes:
-        got = measured(lambda hosts=hosts: planner(hosts))  # type: ignore[misc]
+        got = measured(functools.partial(planner, hosts))
         print(
             f"| {hosts:,} hosts | {got['plan']:.2f} | {got['render']:.2f} | {got['mib']:.0f} | {got['output']:,.0f} |",
             flush=True,
         )
 
+    print("\n| an edge's Maglev tables | wall, s | CPU, s | each, CPU, ms |")
+    print("|---|---:|---:|---:|")
+    for services, backends in ((1000, 100), (10_000, 2)):
+        for weighted in (False, True):
+            got = measured(functools.partial(tables, services, backends, weighted=weighted))
+            what = f"{services:,} services, {backends} backends of {'many weights' if weighted else 'one weight'}"
+            print(f"| {what} | {got['wall']:.1f} | {got['cpu']:.1f} | {1000 * got['cpu'] / services:.2f} |", flush=True)
+
     print("\n| playbook | wall, s | CPU, s | more than a no-op, wall, s | more than a no-op, CPU, s |")
     print("|---|---:|---:|---:|---:|")
-    for hosts in sorted({*options.plays, options.usual}):
+    for hosts in sorted({*options.plays, options.usual} - {0}):
         names = ["nothing", "fleet_plan", *(["template"] if hosts == options.usual else [])]
         got = playbooks(hosts, *names)
         for name in names[1:]:
