@@ -20,22 +20,25 @@ LOCK_SECONDS = 120.0  # compiling, the longest that is done under it, takes a fe
 @contextmanager
 def turn() -> Iterator[None]:
     """Wait for this box's lock and hold it; EdgewireError if somebody does not let go of it."""
-    try:
-        handle = os.open(LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except PermissionError:  # not root: what comes says so in its own words, and changes nothing
-        yield
-        return
-    try:
-        deadline = time.monotonic() + LOCK_SECONDS
-        while not _locked(handle):
-            if time.monotonic() > deadline:
-                raise EdgewireError(
-                    f"{LOCK}: another run has been changing this host for {LOCK_SECONDS:.0f} s; nothing was done"
-                )
-            time.sleep(0.1)
-        yield
-    finally:
-        os.close(handle)
+    deadline = time.monotonic() + LOCK_SECONDS
+    while True:
+        try:
+            handle = os.open(LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except PermissionError:  # not root: what comes says so in its own words, and changes nothing
+            yield
+            return
+        try:
+            while not _locked(handle):
+                if time.monotonic() > deadline:
+                    raise EdgewireError(
+                        f"{LOCK}: another run has been changing this host for {LOCK_SECONDS:.0f} s; nothing was done"
+                    )
+                time.sleep(0.1)
+            if _is_there(handle):
+                yield
+                return
+        finally:
+            os.close(handle)
 
 
 def _locked(handle: int) -> bool:
@@ -44,3 +47,11 @@ def _locked(handle: int) -> bool:
     except BlockingIOError:
         return False
     return True
+
+
+def _is_there(handle: int) -> bool:
+    """Whether others will find this very file: a teardown removes it, maybe while we wait."""
+    try:
+        return os.path.samestat(os.fstat(handle), os.stat(LOCK))
+    except FileNotFoundError:
+        return False

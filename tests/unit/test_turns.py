@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import subprocess
 import sys
 from pathlib import Path
@@ -50,3 +51,23 @@ def test_who_may_not_lock_is_left_to_fail_by_itself(lock: Path, monkeypatch: pyt
     monkeypatch.setattr(turns.os, "open", refused)
     with turns.turn():
         pass
+
+
+def test_a_lock_that_was_removed_while_waiting_is_not_taken_for_the_lock(
+    lock: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A teardown removes it; who waited for that file must not go on beside who made a new one."""
+    lock.touch()
+    seen: list[int] = []
+    take = turns._locked
+
+    def remove_once(handle: int) -> bool:
+        if not seen:
+            lock.unlink()
+        seen.append(handle)
+        return take(handle)
+
+    monkeypatch.setattr(turns, "_locked", remove_once)
+    with turns.turn(), lock.open() as other, pytest.raises(BlockingIOError):
+        fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    assert len(seen) == 2
