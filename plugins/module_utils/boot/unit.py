@@ -176,7 +176,8 @@ def _perform(operation: WriteFile | Enable) -> None:
         _remove_if_empty(operation.path.parent)
     else:
         operation.path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-        write_if_changed(operation.path, operation.content, mode=operation.mode)
+        # Durable: at boot, after a loss of power too, there may be no controller that could write it anew.
+        write_if_changed(operation.path, operation.content, mode=operation.mode, durable=True)
         operation.path.chmod(operation.mode)
 
 
