@@ -11,104 +11,14 @@ short_description: Make a routing table and the rules to it what the plan says
 version_added: 0.1.0
 author: The edgewire.fleet contributors (@edgewire)
 description:
-  - Compares the routes of one table, and the policy rules that lead to it, with the kernel, IPv4 and
-    IPv6, and changes only what differs.
-  - Ownership is by protocol number. Only routes in O(table) with O(protocol), and rules with
-    O(protocol) that lead to O(table) or to a table named in O(rules), are changed or removed.
+  - Compares the routes of one table, the nexthop objects that they share, and the policy rules that lead
+    to the table with the kernel, IPv4 and IPv6, and changes only what differs.
+  - Ownership is by protocol number. Only routes in O(table) with O(protocol), nexthop objects with
+    O(protocol), and rules with O(protocol) that lead to O(table) or to a table named in O(rules), are
+    changed or removed.
   - A route of another protocol with the same destination and metric is an error; it is not replaced.
-options:
-  table:
-    description: The table, one that nothing else uses.
-    type: int
-    default: 7700
-  protocol:
-    description: The protocol number that marks what is ours, V(5) to V(255).
-    type: int
-    default: 158
-  state:
-    description:
-      - V(absent) removes all routes and rules that are ours.
-      - V(rendered) touches nothing, not even to look, and returns the options as configuration files,
-        see RV(rendered).
-      - V(gathered) returns what the kernel has of ours as options of this module, see RV(gathered).
-        Given back with O(state=present), they change nothing.
-    type: str
-    choices: [present, absent, rendered, gathered]
-    default: present
-  announce:
-    description:
-      - Whether to tell others on the host what is ours, or with O(state=absent) to take that back.
-        C(/etc/systemd/networkd.conf.d/edgewire.conf) makes systemd-networkd leave routes and rules
-        alone that it did not make; one that runs and has not read this is restarted.
-        C(/etc/iproute2/rt_protos.d/edgewire.conf) gives O(protocol) the name C(edgewire).
-    type: bool
-    default: false
-  show_foreign:
-    description: Whether to return RV(foreign). They are never changed.
-    type: bool
-    default: false
-  rules:
-    description: All rules that lead to the table. Each needs C(to) or C(from).
-    type: list
-    elements: dict
-    default: []
-    suboptions:
-      to:
-        description: Destination prefix.
-        type: str
-      from:
-        description: Source prefix.
-        type: str
-      priority:
-        description: The rule's priority; lower ones are looked at first.
-        type: int
-        required: true
-      table:
-        description: The table it leads to; the module's own by default.
-        type: int
-  routes:
-    description: All routes of the table. Destination and metric together are unique.
-    type: list
-    elements: dict
-    default: []
-    suboptions:
-      destination:
-        description: Prefix; the family follows from it.
-        type: str
-        required: true
-      type:
-        description: A V(unicast) route needs an interface, a gateway or both; the others neither.
-        type: str
-        choices: [unicast, blackhole, unreachable, prohibit]
-        default: unicast
-      interface:
-        description: Interface that packets leave by.
-        type: str
-      gateway:
-        description: Next hop, of the destination's family.
-        type: str
-      next_hops:
-        description:
-          - Several ways (ECMP), in place of O(routes[].interface) and O(routes[].gateway). Order does
-            not matter.
-        type: list
-        elements: dict
-        default: []
-        suboptions:
-          interface:
-            description: Interface that packets leave by.
-            type: str
-          gateway:
-            description: Next hop, of the destination's family; the kernel wants one in IPv6.
-            type: str
-          weight:
-            description: Share of the flows, V(1) to V(256).
-            type: int
-            default: 1
-      metric:
-        description: Metric; by default 0 for IPv4 and 1024 for IPv6, as the kernel has it.
-        type: int
 extends_documentation_fragment:
+  - edgewire.fleet.routes
   - edgewire.fleet.guarded
 attributes:
   check_mode:
@@ -143,6 +53,18 @@ EXAMPLES = r"""
       - {destination: 100.64.0.0/11, interface: wg0}
       - {destination: 100.96.0.0/11, type: blackhole}
 
+- name: Routes that one write moves together
+  edgewire.fleet.routes:
+    table: 7701
+    protocol: 159
+    nexthops:
+      - {id: 1, interface: eth1, gateway: 192.0.2.1}
+      - {id: 2, interface: eth2, gateway: 192.0.2.5}
+      - {id: 10, group: [{id: 1, weight: 2}, {id: 2}]}
+    routes:
+      - {destination: 198.51.100.0/24, nexthop: 10}
+      - {destination: 203.0.113.0/24, nexthop: 10}
+
 - name: Two ways, and what others have in the table
   edgewire.fleet.routes:
     table: 7700
@@ -158,8 +80,9 @@ EXAMPLES = r"""
 RETURN = r"""
 rendered:
   description:
-    - Files by path, for C(ip -4 -batch) and C(ip -6 -batch), and for systemd-networkd. There are
-      routes that the latter cannot have; they are comments.
+    - Files by path, for C(ip -4 -batch), C(ip -6 -batch) and, with groups of nexthops, C(ip -batch), to
+      be read in this order; and files for systemd-networkd. There are routes that the latter cannot
+      have; they are comments.
   returned: O(state=rendered)
   type: dict
   sample:
@@ -204,39 +127,8 @@ from typing import Any
 
 from ansible_collections.edgewire.fleet.plugins.module_utils.guard import Guard
 from ansible_collections.edgewire.fleet.plugins.module_utils.modules import run_module
-from ansible_collections.edgewire.fleet.plugins.module_utils.routes import backend
-from ansible_collections.edgewire.fleet.plugins.module_utils.routes.model import ROUTE_TYPES
+from ansible_collections.edgewire.fleet.plugins.module_utils.routes import arguments, backend
 from ansible_collections.edgewire.fleet.plugins.module_utils.steps import result_of
-
-RULE = {
-    "to": {"type": "str"},
-    "from": {"type": "str"},
-    "priority": {"type": "int", "required": True},
-    "table": {"type": "int"},
-}
-NEXT_HOP = {
-    "interface": {"type": "str"},
-    "gateway": {"type": "str"},
-    "weight": {"type": "int", "default": 1},
-}
-ROUTE = {
-    "destination": {"type": "str", "required": True},
-    "type": {"type": "str", "choices": list(ROUTE_TYPES), "default": "unicast"},
-    "interface": {"type": "str"},
-    "gateway": {"type": "str"},
-    "next_hops": {"type": "list", "elements": "dict", "default": [], "options": NEXT_HOP},
-    "metric": {"type": "int"},
-}
-ARGUMENTS = {
-    "table": {"type": "int", "default": 7700},
-    "protocol": {"type": "int", "default": 158},
-    "state": {"type": "str", "choices": ["present", "absent", "rendered", "gathered"], "default": "present"},
-    "announce": {"type": "bool", "default": False},
-    "show_foreign": {"type": "bool", "default": False},
-    "guard_seconds": {"type": "int", "default": 0},
-    "rules": {"type": "list", "elements": "dict", "default": [], "options": RULE},
-    "routes": {"type": "list", "elements": "dict", "default": [], "options": ROUTE},
-}
 
 
 def work(params: Mapping[str, Any], check_mode: bool) -> dict[str, Any]:
@@ -254,7 +146,7 @@ def work(params: Mapping[str, Any], check_mode: bool) -> dict[str, Any]:
 
 def main() -> None:
     """Run the module."""
-    run_module(ARGUMENTS, work, libraries=("pyroute2",), exclusive=True)
+    run_module(arguments.SPEC, work, libraries=("pyroute2",), exclusive=True)
 
 
 if __name__ == "__main__":

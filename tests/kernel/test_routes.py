@@ -52,7 +52,10 @@ def inside(netns: Netns) -> Iterator[Netns]:
     ):
         netns.run("ip", *command.split())
     wait_until(
-        lambda: all(link["operstate"] in ("UP", "UNKNOWN") for link in netns.json("ip", "-j", "link")),
+        lambda: (
+            all(link["operstate"] in ("UP", "UNKNOWN") for link in netns.json("ip", "-j", "link"))
+            and len(netns.json("ip", "-j", "-6", "route", "show", "table", "local", "type", "multicast")) == 2
+        ),
         "the links to be up, with the routes that the kernel then makes",
     )
     with netns:
@@ -191,6 +194,101 @@ def test_several_ways(inside: Netns) -> None:
     assert len(apply(MANY_WAYS, absent=True)) == 13
     assert inside.json("ip", "-j", "route", "show", "table", "7700") == []
     assert inside.json("ip", "-j", "-6", "route", "show", "table", "7700") == []
+
+
+SHARED: dict[str, Any] = {
+    "table": 7700,
+    "protocol": 158,
+    "nexthops": [
+        {"id": 1, "interface": "d0", "gateway": "10.9.0.2"},
+        {"id": 2, "interface": "d1"},
+        {"id": 3, "interface": "d0", "gateway": "fd99::2"},
+        {"id": 4, "blackhole": True, "family": "ipv6"},
+        {"id": 10, "group": [{"id": 1, "weight": 3}, {"id": 2}]},
+        {"id": 11, "group": [{"id": 3}]},
+    ],
+    "routes": [
+        {"destination": "198.51.100.0/24", "nexthop": 10},
+        {"destination": "198.51.101.0/24", "nexthop": 2, "metric": 4},
+        {"destination": "fd68::/64", "nexthop": 11},
+        {"destination": "fd69::/64", "nexthop": 4},
+    ],
+}
+
+
+def shared(inside: Netns) -> list[Any]:
+    """Nexthop objects, and the routes of our table."""
+    routes = [inside.json("ip", "-j", family, "route", "show", "table", "7700") for family in ("-4", "-6")]
+    return [inside.json("ip", "-j", "nexthop"), *routes]
+
+
+def test_nexthop_objects_are_shared_moved_and_taken_away(inside: Netns, tmp_path: Path) -> None:
+    before = everything(inside)
+    assert len(apply(SHARED)) == 10
+    assert apply(SHARED) == []
+    made = shared(inside)
+    (group,) = [found for found in made[0] if found["id"] == 10]
+    assert group["group"] == [{"id": 1, "weight": 3}, {"id": 2}]
+
+    # A group that changes moves its routes and leaves them as they are.
+    moved = {**SHARED, "nexthops": [dict(nexthop) for nexthop in SHARED["nexthops"]]}
+    moved["nexthops"][4] = {"id": 10, "group": [{"id": 1}]}
+    moved["nexthops"][2]["gateway"] = "fd99::7"
+    assert sorted(apply(moved)) == [("change", "nexthop", "10"), ("change", "nexthop", "3")]
+    assert apply(moved) == []
+    # Of another kind, or family: with it the kernel removes groups and routes, which come back in the same run.
+    other = {**SHARED, "nexthops": [dict(nexthop) for nexthop in SHARED["nexthops"]]}
+    other["nexthops"][2] = {"id": 3, "group": [{"id": 4}]}
+    other["nexthops"][5] = {"id": 11, "interface": "d0", "family": "ipv6"}
+    for plan in (other, SHARED, other, SHARED):
+        apply(plan)
+        assert apply(plan) == []
+    assert shared(inside) == made
+
+    options, left = backend.gathered(SHARED)
+    assert left == []
+    assert apply(options) == []
+
+    # A flap takes objects along, and with them routes.
+    inside.run("ip", "link", "set", "d0", "down")
+    inside.run("ip", "link", "set", "d0", "up")
+    inside.run("ip", "address", "replace", "fd99::1/64", "dev", "d0", "nodad")
+    assert apply(SHARED) != []
+    assert apply(SHARED) == []
+    assert shared(inside) == made
+
+    assert len(apply(SHARED, absent=True)) == 10
+    wait_until(lambda: everything(inside) == before, "the kernel's own routes to be back, too")
+    for name, content in backend.rendered(SHARED).items():
+        if name.startswith("/etc/edgewire"):
+            (tmp_path / "batch").write_text(content)
+            family = {"4": ["-4"], "6": ["-6"]}.get(name[-1], [])
+            inside.run("ip", *family, "-batch", str(tmp_path / "batch"))
+    assert apply(SHARED) == []
+
+
+def test_nexthop_objects_of_others_and_those_that_others_use_stay(inside: Netns) -> None:
+    for command in (
+        "nexthop add id 77 dev d0 proto static",
+        "nexthop add id 5 dev d0 proto 158",
+        "nexthop add id 6 dev d0 proto 158",
+        "nexthop add id 7 dev d0 proto 158",
+        "nexthop add id 78 group 6 proto static",
+        "route add 172.16.0.0/12 nhid 5 table 99",
+    ):
+        inside.run("ip", *command.split())
+    assert ("remove", "nexthop", "7") in apply(SHARED)
+    assert apply(SHARED) == []
+    apply(SHARED, absent=True)
+    assert {found["id"] for found in inside.json("ip", "-j", "nexthop")} == {5, 6, 77, 78}
+    assert len(inside.json("ip", "-j", "route", "show", "table", "99")) == 1
+
+    taken = {**SHARED, "nexthops": [{"id": 77, "interface": "d0"}], "routes": []}
+    of_another_kind = {**SHARED, "nexthops": [{"id": 5, "blackhole": True, "family": "ipv6"}], "routes": []}
+    for wanted, message in ((taken, r"choose other ones: 77 \(protocol 4\)"), (of_another_kind, r"5 \(by route 172")):
+        for check_mode in (True, False):
+            with pytest.raises(EdgewireError, match=message):
+                backend.apply(wanted, check_mode)
 
 
 def test_what_is_gathered_changes_nothing_and_what_is_rendered_makes_the_same(inside: Netns, tmp_path: Path) -> None:

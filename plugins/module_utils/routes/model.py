@@ -14,6 +14,8 @@ from ipaddress import ip_address, ip_network
 from typing import Any, Literal, TypeVar
 
 from ansible_collections.edgewire.fleet.plugins.module_utils.errors import EdgewireError
+from ansible_collections.edgewire.fleet.plugins.module_utils.routes import nexthops
+from ansible_collections.edgewire.fleet.plugins.module_utils.routes.nexthops import Nexthop
 
 RouteType = Literal["unicast", "blackhole", "unreachable", "prohibit"]
 ROUTE_TYPES: tuple[RouteType, ...] = ("unicast", "blackhole", "unreachable", "prohibit")
@@ -60,7 +62,8 @@ class NextHop:
 class Route:
     """A route of one table. ``other`` is set where it has what cannot be wanted here (encapsulation…).
 
-    It has an interface, a gateway or both, or several sorted ``next_hops`` (ECMP), or none of these.
+    It has an interface, a gateway or both, or several sorted ``next_hops`` (ECMP), or none of these, or else the number
+    of a ``nexthop`` object that has them; its type is then unicast, also where that object is a blackhole.
     """
 
     key: RouteKey
@@ -69,6 +72,7 @@ class Route:
     gateway: str | None = None
     other: str = ""
     next_hops: tuple[NextHop, ...] = ()
+    nexthop: int | None = None
 
     @property
     def family(self) -> Family:
@@ -80,6 +84,8 @@ class Route:
         shown: dict[str, Any] = {"type": self.type, "interface": self.interface, "gateway": self.gateway}
         if self.next_hops:
             shown["next_hops"] = [hop.describe() for hop in self.next_hops]
+        if self.nexthop:
+            shown["nexthop"] = self.nexthop
         return {**shown, "other": self.other} if self.other else shown
 
 
@@ -123,6 +129,7 @@ class DesiredRouting:
     protocol: int
     routes: tuple[Route, ...]
     rules: tuple[Rule, ...]
+    nexthops: tuple[Nexthop, ...] = ()
 
     @property
     def tables(self) -> frozenset[int]:
@@ -140,6 +147,11 @@ class ObservedRouting:
     interfaces: frozenset[str]
     # What others have in our table, and their rules that lead to it, with their protocol's number.
     strangers: tuple[tuple[int, Route | Rule], ...] = ()
+    nexthops: Mapping[int, Nexthop] = field(default_factory=dict)  # our protocol, by id
+    foreign_nexthops: Mapping[int, int] = field(default_factory=dict)  # id -> protocol
+    # What outside our table, or of others, uses nexthops of ours: id -> what it is. Every route of the host has to be
+    # read for that, so it is asked only where one of ours is to go.
+    nexthop_users: Callable[[], Mapping[int, str]] = field(default=dict, compare=False)
 
 
 _Made = TypeVar("_Made")
@@ -158,11 +170,13 @@ def desired_from_params(params: Mapping[str, Any]) -> DesiredRouting:
         wrong.append(f"protocol {protocol}: need one of our own, 5 to 255")
     routes = _each(params.get("routes") or (), _route, "route", wrong)
     rules = _each(params.get("rules") or (), lambda entry: _rule(entry, table), "rule", wrong)
+    objects = _each(params.get("nexthops") or (), nexthops.nexthop_of, "nexthop", wrong)
+    nexthops.check(objects, [(str(r.key), r.nexthop, r.family) for r in routes if r.nexthop], wrong)
     _refuse_twice("route", [str(route.key) for route in routes], wrong)
     _refuse_twice("rule", [f"{rule} table {rule.table}" for rule in rules], wrong)
     if wrong:
         raise EdgewireError("routes: " + "; ".join(wrong))
-    return DesiredRouting(table, protocol, tuple(routes), tuple(rules))
+    return DesiredRouting(table, protocol, tuple(routes), tuple(rules), tuple(objects))
 
 
 def _each(
@@ -187,21 +201,23 @@ def _route(entry: Mapping[str, Any]) -> Route:
     interface, gateway, metric = entry.get("interface"), entry.get("gateway"), entry.get("metric")
     if kind not in ROUTE_TYPES:
         raise ValueError(f"type must be one of {', '.join(ROUTE_TYPES)}")
-    hops = _next_hops(entry.get("next_hops") or (), network.version)
+    hops, nexthop = _next_hops(entry.get("next_hops") or (), network.version), entry.get("nexthop")
     if hops and (interface or gateway):
         raise ValueError("next_hops take the place of interface and gateway")
+    if nexthop and (interface or gateway or hops):
+        raise ValueError("a nexthop takes the place of interface, gateway and next_hops")
     if len(hops) == 1:  # the kernel knows no difference
         interface, gateway, hops = hops[0].interface, hops[0].gateway, ()
-    if kind == "unicast" and interface is None and gateway is None and not hops:
+    if kind == "unicast" and interface is None and gateway is None and not hops and not nexthop:
         raise ValueError("a unicast route needs an interface, a gateway, or both")
-    if kind != "unicast" and (interface or gateway or hops):
+    if kind != "unicast" and (interface or gateway or hops or nexthop):
         raise ValueError(f"a {kind} route has neither interface nor gateway")
     gateway = _gateway(gateway, network.version)
     if metric is not None and not 0 <= metric <= _MAX_32:
         raise ValueError("metric is not a 32-bit number")
     if not metric:
         metric = IPV6_METRIC if network.version == 6 else 0
-    return Route(RouteKey(str(network), metric), kind, interface, gateway, next_hops=hops)
+    return Route(RouteKey(str(network), metric), kind, interface, gateway, next_hops=hops, nexthop=nexthop or None)
 
 
 def _gateway(text: str | None, version: int) -> str | None:

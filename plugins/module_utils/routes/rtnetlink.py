@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import errno
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from functools import cache
 from typing import Any
 
 from ansible_collections.edgewire.fleet.plugins.module_utils.errors import EdgewireError
+from ansible_collections.edgewire.fleet.plugins.module_utils.routes import messages
 from ansible_collections.edgewire.fleet.plugins.module_utils.routes.model import (
     Family,
     NextHop,
@@ -23,7 +25,9 @@ from ansible_collections.edgewire.fleet.plugins.module_utils.routes.model import
     RouteKey,
     Rule,
 )
+from ansible_collections.edgewire.fleet.plugins.module_utils.routes.nexthops import Nexthop
 from ansible_collections.edgewire.fleet.plugins.module_utils.routes.planner import (
+    NexthopOperation,
     Operation,
     RouteOperation,
     RuleOperation,
@@ -59,7 +63,7 @@ _PLAIN_RULE = {
     "UNKNOWN",  # attributes that pyroute2 has no name for, as FRA_DSCP: seen only with their default
 }
 _UNSET = ("FRA_SUPPRESS_PREFIXLEN", 0xFFFFFFFF)  # dumped like this when it is not set
-_OTHER_ROUTE = {"RTA_VIA", "RTA_NH_ID", "RTA_ENCAP"}
+_OTHER_ROUTE = {"RTA_VIA", "RTA_ENCAP"}
 
 
 class RouteKernel:
@@ -75,6 +79,9 @@ class RouteKernel:
         status = getattr(self._ip, "status", None)
         if status is not None and "nlm_generator" not in status:
             status["nlm_generator"] = False
+        self._ip.register_policy(
+            {messages.NEWROUTE: messages.route_class(), messages.NEWNEXTHOP: messages.nexthop_class()}
+        )
 
     def close(self) -> None:
         """Close the netlink socket."""
@@ -109,8 +116,17 @@ class RouteKernel:
                     rules.append(_rule_of(message, family))
                 elif message.get_attr("FRA_TABLE") == self._table:
                     strangers.append((owner, _rule_of(message, family)))
-        interfaces = frozenset(names.values())
-        return ObservedRouting(tuple(routes), foreign, tuple(rules), interfaces, tuple(strangers))
+        ours, others = self._nexthops(names)
+        return ObservedRouting(
+            tuple(routes),
+            foreign,
+            tuple(rules),
+            frozenset(names.values()),
+            tuple(strangers),
+            ours,
+            {nexthop.id: owner for owner, nexthop in others},
+            cache(lambda: self._users(ours, others)),
+        )
 
     def perform(self, operation: Operation) -> None:
         """Carry out one operation, or raise EdgewireError. Removing what has gone is no error."""
@@ -120,6 +136,15 @@ class RouteKernel:
             case RouteOperation(verb=verb, route=route):
                 flags = _CREATE | (_REPLACE if verb == "replace" else _EXCL)
                 self._change(self._route(route), _NEWROUTE, flags, f"route {route.key}")
+            case NexthopOperation(verb="remove", nexthop=nexthop):
+                self._remove_nexthop(nexthop)
+            case NexthopOperation(verb=verb, nexthop=nexthop):
+                if verb == "renew":
+                    self._remove_nexthop(nexthop)
+                flags = _CREATE | (_REPLACE if verb == "replace" else _EXCL)
+                index = self._index(nexthop.interface) if nexthop.interface else None
+                message = messages.nexthop_message(nexthop, self._protocol, index)
+                self._change(message, messages.NEWNEXTHOP, flags, f"nexthop {nexthop.id}")
             case RuleOperation(verb="add", rule=rule):
                 self._change(self._rule(rule), _NEWRULE, _CREATE | _EXCL, f"rule {rule}")
             case RuleOperation(rule=rule):
@@ -131,18 +156,44 @@ class RouteKernel:
         try:
             tuple(self._ip.nlm_request(message, msg_type=kind, msg_flags=_REQUEST | _ACK | flags))
         except NetlinkError as error:
-            if kind in (_DELROUTE, _DELRULE) and error.code in (errno.ESRCH, errno.ENOENT):
+            if kind in (_DELROUTE, _DELRULE, messages.DELNEXTHOP) and error.code in (errno.ESRCH, errno.ENOENT):
                 return
             hint = f" ({_HINTS[error.code]})" if error.code in _HINTS else ""
             text = f"table {self._table}: {what}: the kernel refused: {error.args[-1]}{hint}"
             raise EdgewireError(text) from None
 
-    def _dump_routes(self, family: Family) -> tuple[Any, ...]:
-        from pyroute2.netlink.rtnl.rtmsg import rtmsg
+    def _remove_nexthop(self, nexthop: Nexthop) -> None:
+        message = messages.removal_message(nexthop.id)
+        self._change(message, messages.DELNEXTHOP, 0, f"nexthop {nexthop.id}")
 
-        message = rtmsg()
+    def _nexthops(self, names: Mapping[int, str]) -> tuple[dict[int, Nexthop], list[tuple[int, Nexthop]]]:
+        """Nexthop objects: ours by id, others' with their protocol."""
+        ours, others = {}, []
+        for message in self._dump(messages.nexthop_class()(), messages.GETNEXTHOP):
+            nexthop = messages.nexthop_from(message, names)
+            if message["protocol"] == self._protocol:
+                ours[nexthop.id] = nexthop
+            else:
+                others.append((message["protocol"], nexthop))
+        return ours, others
+
+    def _users(self, ours: Mapping[int, Nexthop], others: Iterable[tuple[int, Nexthop]]) -> dict[int, str]:
+        """What uses nexthops of ours and is not in our table, or not ours."""
+        users = {}
+        for owner, nexthop in others:
+            users.update({member: f"nexthop {nexthop.id} of protocol {owner}" for member, _ in nexthop.group})
+        for family in _FAMILIES:
+            for message in self._dump_routes(family, every_table=True):
+                number, table = message.get_attr("RTA_NH_ID"), message.get_attr("RTA_TABLE")
+                if number is not None and (table, message["proto"]) != (self._table, self._protocol):
+                    users[number] = f"route {_prefix(message, 'RTA_DST', 'dst_len', family)} of table {table}"
+                    users.update(dict.fromkeys([member for member, _ in _members(ours, number)], users[number]))
+        return {number: user for number, user in users.items() if number in ours}
+
+    def _dump_routes(self, family: Family, every_table: bool = False) -> tuple[Any, ...]:
+        message = messages.route_class()()
         message["family"] = _FAMILIES[family]
-        message["attrs"] = [("RTA_TABLE", self._table)]
+        message["attrs"] = [] if every_table else [("RTA_TABLE", self._table)]
         return self._dump(message, _GETROUTE)
 
     def _dump_rules(self, family: Family) -> tuple[Any, ...]:
@@ -172,10 +223,8 @@ class RouteKernel:
         raise EdgewireError(f"table {self._table} changes faster than it can be read; try again")
 
     def _route(self, route: Route, removing: bool = False) -> Any:
-        from pyroute2.netlink.rtnl.rtmsg import rtmsg
-
         address, _, length = route.key.destination.partition("/")
-        message = rtmsg()
+        message = messages.route_class()()
         message["family"] = _FAMILIES[route.family]
         message["dst_len"] = int(length)
         message["tos"] = route.key.tos
@@ -194,6 +243,8 @@ class RouteKernel:
             attributes.append(("RTA_GATEWAY", route.gateway))
         if route.next_hops and not removing:
             attributes.append(("RTA_MULTIPATH", [self._next_hop(hop) for hop in route.next_hops]))
+        if route.nexthop is not None and not removing:
+            attributes.append(("RTA_NH_ID", route.nexthop))
         message["attrs"] = attributes
         return message
 
@@ -237,7 +288,7 @@ def _scope(route: Route, removing: bool) -> int:
     """As iproute2 sets it: a directly connected IPv4 destination is in link scope."""
     if removing:
         return _SCOPE_NOWHERE
-    if route.family == 4 and route.type == "unicast" and not (route.gateway or route.next_hops):
+    if route.family == 4 and route.type == "unicast" and not (route.gateway or route.next_hops or route.nexthop):
         return _SCOPE_LINK
     return _SCOPE_UNIVERSE
 
@@ -256,6 +307,9 @@ def _route_of(message: Any, family: Family, names: Mapping[int, str]) -> Route:
         metric=message.get_attr("RTA_PRIORITY") or 0,
         tos=message["tos"],
     )
+    nexthop = message.get_attr("RTA_NH_ID")
+    if nexthop is not None:  # the kernel shows what it leads to as well
+        return Route(key, "unicast", nexthop=nexthop)
     hops = message.get_attr("RTA_MULTIPATH") or ()
     present = {attribute[0] for part in (message, *hops) for attribute in part["attrs"]}
     other = " ".join(sorted(_OTHER_ROUTE & present))
@@ -268,6 +322,10 @@ def _route_of(message: Any, family: Family, names: Mapping[int, str]) -> Route:
     for hop in hops:
         index, gateway = hop["oif"], hop.get_attr("RTA_GATEWAY")
     return Route(key, kind, _name(names, index), gateway, other)
+
+
+def _members(nexthops: Mapping[int, Nexthop], number: int) -> tuple[tuple[int, int], ...]:
+    return nexthops[number].group if number in nexthops else ()
 
 
 def _name(names: Mapping[int, str], index: int | None) -> str | None:

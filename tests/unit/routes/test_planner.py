@@ -19,6 +19,7 @@ from ansible_collections.edgewire.fleet.plugins.module_utils.routes.model import
     Rule,
     desired_from_params,
 )
+from ansible_collections.edgewire.fleet.plugins.module_utils.routes.nexthops import Nexthop
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -39,15 +40,36 @@ class FakeKernel:
         self.rules = list(observed.rules)
         self.foreign = dict(observed.foreign)
         self.interfaces = observed.interfaces
+        self.nexthops = dict(observed.nexthops)
+        self.users = dict(observed.nexthop_users())
         self.operations: list[planner.Operation] = []
 
     def observe(self) -> ObservedRouting:
-        return ObservedRouting(tuple(self.routes), dict(self.foreign), tuple(self.rules), self.interfaces)
+        return ObservedRouting(
+            tuple(self.routes),
+            dict(self.foreign),
+            tuple(self.rules),
+            self.interfaces,
+            nexthops=dict(self.nexthops),
+            nexthop_users=lambda: self.users,
+        )
 
     def perform(self, operation: planner.Operation) -> None:
         self.operations.append(operation)
         match operation:
+            case planner.NexthopOperation("remove", nexthop):
+                self._lose(nexthop.id)
+            case planner.NexthopOperation(verb, nexthop):
+                if verb == "renew":
+                    self._lose(nexthop.id)
+                elif verb == "add":
+                    assert nexthop.id not in self.nexthops
+                elif nexthop.id in self.nexthops:
+                    assert self.nexthops[nexthop.id].like(nexthop)
+                assert all(not self.nexthops[member].group for member, _ in nexthop.group)
+                self.nexthops[nexthop.id] = nexthop
             case planner.RouteOperation("add", route):
+                assert route.nexthop is None or route.nexthop in self.nexthops
                 assert route.key not in self.foreign
                 assert all(known.key != route.key for known in self.routes)
                 self.routes.append(self._seen(route))
@@ -61,6 +83,17 @@ class FakeKernel:
                 self.rules.append(rule)
             case planner.RuleOperation(_, rule):
                 self.rules.remove(rule)
+
+    def _lose(self, number: int) -> None:
+        """The kernel takes along what uses it: routes, and groups that have no other member."""
+        assert number not in self.users
+        self.nexthops.pop(number, None)
+        self.routes = [route for route in self.routes if route.nexthop != number]
+        for group in [nexthop for nexthop in self.nexthops.values() if nexthop.group]:
+            left = tuple((member, weight) for member, weight in group.group if member != number)
+            self.nexthops[group.id] = replace(group, group=left)
+            if not left:
+                self._lose(group.id)
 
     @staticmethod
     def _seen(route: Route) -> Route:
@@ -96,14 +129,45 @@ rules = st.builds(
 
 
 @st.composite
+def nexthop_sets(draw: st.DrawFn) -> dict[int, Nexthop]:
+    """Of few numbers, so that two sets meet in one that is a group here and a single one there."""
+    ways: Any = st.sampled_from([(4, None), (4, "192.0.2.1"), (6, None), (6, "fe80::1")])
+    singles = st.builds(
+        lambda number, interface, way: Nexthop(number, way[0], interface, way[1]),
+        st.integers(1, 4),
+        st.sampled_from(INTERFACES),
+        ways,
+    )
+    made = {nexthop.id: nexthop for nexthop in draw(st.lists(singles, max_size=4))}
+    members = st.lists(st.sampled_from(sorted(made)), min_size=1, max_size=3, unique=True) if made else st.just([])
+    for number in draw(st.lists(st.integers(3, 6), max_size=2, unique=True)):
+        group = tuple((member, draw(st.integers(1, 3))) for member in sorted(draw(members)))
+        if group and number not in made:
+            made[number] = Nexthop(number, None, group=group)
+    return made
+
+
+def _sharing(draw: st.DrawFn, some: list[Route], nexthops: dict[int, Nexthop]) -> list[Route]:
+    """Some of the IPv4 routes, which may use objects of both families, with one instead of what they had."""
+    numbers = st.sampled_from([None, *nexthops])
+    return [
+        Route(route.key, "unicast", nexthop=chosen) if route.family == 4 and (chosen := draw(numbers)) else route
+        for route in some
+    ]
+
+
+@st.composite
 def desired_routings(draw: st.DrawFn) -> DesiredRouting:
-    wanted = draw(st.lists(routes, unique_by=lambda route: route.key))
-    return DesiredRouting(TABLE, PROTOCOL, tuple(wanted), tuple(draw(st.lists(rules, unique=True, max_size=4))))
+    nexthops = draw(nexthop_sets())
+    wanted = _sharing(draw, draw(st.lists(routes, unique_by=lambda route: route.key)), nexthops)
+    some = tuple(draw(st.lists(rules, unique=True, max_size=4)))
+    return DesiredRouting(TABLE, PROTOCOL, tuple(wanted), some, tuple(nexthops.values()))
 
 
 @st.composite
 def observed_routings(draw: st.DrawFn) -> ObservedRouting:
-    have = [FakeKernel._seen(route) for route in draw(st.lists(routes, max_size=6))]
+    nexthops = draw(nexthop_sets())
+    have = [FakeKernel._seen(route) for route in _sharing(draw, draw(st.lists(routes, max_size=6)), nexthops)]
     odd = draw(st.booleans())
     strays = [Rule(4, 1, None, "10.2.0.0/16", TABLE, "fwmark 7")] if odd else []
     return ObservedRouting(
@@ -111,6 +175,8 @@ def observed_routings(draw: st.DrawFn) -> ObservedRouting:
         {RouteKey("172.16.0.0/12", 0): 4},
         (*draw(st.lists(rules, unique=True, max_size=4)), *strays),
         frozenset(INTERFACES),
+        nexthops={**nexthops, 9: Nexthop(9, 4, "wg0")},
+        nexthop_users=lambda: {9: "somebody"},
     )
 
 
@@ -141,6 +207,7 @@ def test_absent_leaves_nothing_of_ours_and_all_of_others(desired: DesiredRouting
     kernel = FakeKernel(observed)
     backend.converge(kernel, desired, check_mode=False, absent=True)
     assert kernel.routes == []
+    assert set(kernel.nexthops) == set(kernel.users)
     assert all(rule.table not in desired.tables for rule in kernel.rules)
     kept = [rule for rule in observed.rules if rule.table not in desired.tables]
     assert kernel.rules == kept
@@ -155,6 +222,7 @@ def test_a_change_can_be_taken_back(desired: DesiredRouting, observed: ObservedR
     # Of routes with the same key one is enough: it is the one that was asked.
     assert {route.key: route for route in kernel.routes} == {route.key: route for route in reversed(observed.routes)}
     assert set(kernel.rules) == {rule for rule in observed.rules if not rule.other}
+    assert kernel.nexthops == observed.nexthops
 
 
 @given(observed_routings())
@@ -231,6 +299,19 @@ def test_everything_wrong_is_in_one_message() -> None:
             {"destination": "fd07::/64", "next_hops": [{"interface": "wg0"}, {"gateway": "fe80::1"}]},
             {"destination": "10.7.2.0/24", "next_hops": [{"interface": "wg0", "weight": 257}]},
             {"destination": "10.7.3.0/24", "next_hops": [{"interface": "wg0"}, {"interface": "wg0"}]},
+            {"destination": "10.7.4.0/24", "nexthop": 99},
+            {"destination": "10.7.5.0/24", "nexthop": 1, "interface": "wg0"},
+            {"destination": "fd07:1::/64", "nexthop": 1},
+        ],
+        nexthops=[
+            {"id": 1, "interface": "wg0"},
+            {"id": 2, "group": [{"id": 1}]},
+            {"id": 2, "blackhole": True},
+            {"id": 3, "group": [{"id": 98}]},
+            {"id": 4, "interface": "wg0", "blackhole": True},
+            {"id": 5, "interface": "wg0", "gateway": "fe80::1", "family": "ipv4"},
+            {"id": 6, "group": [{"id": 1, "weight": 257}]},
+            {"id": 0, "blackhole": True},
         ],
         rules=[{"priority": 1}, {"to": "10.0.0.0/8", "from": "fd00::/8", "priority": 1}],
     )
@@ -250,5 +331,14 @@ def test_everything_wrong_is_in_one_message() -> None:
         "the kernel wants one in IPv6",
         "weight is 1 to 256",
         "a next hop is there twice",
+        "nexthop 99 is not among the nexthops",
+        "a nexthop takes the place of",
+        "nexthop 1 is not of its family",
+        "nexthop 2 is there twice",
+        "98 is none of the nexthops that a group can have",
+        "needs one of interface, blackhole and group",
+        "gateway is not of this family",
+        "a member's weight is 1 to 256",
+        "id is not 1 to 4294967295",
     ):
         assert part in str(caught.value)
