@@ -14,11 +14,20 @@ def write_if_changed(path: Path, data: bytes, *, mode: int = 0o644, durable: boo
     """Replace the file's content in one step unless it is ``data`` already; whether it was replaced.
 
     ``mode`` is the new file's, whatever the umask is. ``durable``: on disk before the old content is gone (for what
-    cannot be computed again). Raises OSError.
+    cannot be computed again). Raises OSError, which names the file.
     """
     with contextlib.suppress(FileNotFoundError):
         if path.read_bytes() == data:
             return False
+    try:
+        _replace(path, data, mode, durable)
+    except OSError as error:
+        error.filename, error.filename2 = str(path), None
+        raise
+    return True
+
+
+def _replace(path: Path, data: bytes, mode: int, durable: bool) -> None:
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     temporary = Path(name)
     try:
@@ -32,4 +41,3 @@ def write_if_changed(path: Path, data: bytes, *, mode: int = 0o644, durable: boo
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    return True

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import Any
@@ -20,6 +21,9 @@ from ansible_collections.edgewire.fleet.plugins.module_utils.turns import turn
 # one, is another thing altogether.
 DEBIAN_PACKAGES: Mapping[str, str] = {"bcc": "python3-bpfcc", "pyroute2": "python3-pyroute2"}
 
+# The state of a box, not a bug: no room, no quota, a read-only file system.
+_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
+
 Work = Callable[[Mapping[str, Any], bool], Mapping[str, Any]]
 
 
@@ -34,7 +38,8 @@ def run_module(
     """Build the AnsibleModule, call ``work(params, check_mode)``, and exit with what it returns.
 
     ``work`` returns the module's whole result (see `steps.result_of`). An EdgewireError becomes
-    ``fail_json`` with its text; anything else is a bug and keeps its traceback. ``libraries`` are
+    ``fail_json`` with its text, a disk that takes nothing one that names the file; anything else is a
+    bug and keeps its traceback. ``libraries`` are
     imported before ``work`` runs, so the backends may import them at first use; ``spec`` goes to
     AnsibleModule (``required_if`` and so on). ``exclusive`` is for modules that look and then
     change: outside check mode they take turns on a box, so that of two controllers the second
@@ -57,4 +62,9 @@ def run_module(
             result = work(module.params, module.check_mode)
     except EdgewireError as error:
         module.fail_json(msg=str(error))
+    except OSError as error:
+        if error.errno not in _DISK:
+            raise
+        told = f"{error.filename or 'a file'}: {error.strerror}"
+        module.fail_json(msg=f"{told}; what is there stays as it is. Mend that and run again, which does what is left")
     module.exit_json(**result)

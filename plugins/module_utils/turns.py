@@ -9,6 +9,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from ansible_collections.edgewire.fleet.plugins.module_utils.errors import EdgewireError
 
@@ -52,6 +53,6 @@ def _locked(handle: int) -> bool:
 def _is_there(handle: int) -> bool:
     """Whether others will find this very file: a teardown removes it, maybe while we wait."""
     try:
-        return os.path.samestat(os.fstat(handle), os.stat(LOCK))
+        return os.path.samestat(os.fstat(handle), Path(LOCK).stat())
     except FileNotFoundError:
         return False
