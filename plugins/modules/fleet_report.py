@@ -1,0 +1,100 @@
+#!/usr/bin/python
+# SPDX-FileCopyrightText: 2026 The edgewire.fleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: fleet_report
+short_description: Write a page about the state of the fleet
+version_added: 0.1.0
+description:
+  - Writes one HTML page, complete by itself, from what M(edgewire.fleet.fleet_verify) found on the hosts of the play - a drawing of
+    edges, workers and services with the sessions and backends between them, every difference from the plan, each service with
+    its probes, and each host with the layers that were looked at.
+  - The page needs no network and has no scripts. It fits a phone, prints, and follows the reader's choice of light or dark.
+  - Runs on the controller, once for all hosts of the play. A host without a verdict is shown as not reached.
+  - The playbook C(edgewire.fleet.verify) calls it where V(edgewire_report) names a file.
+attributes:
+  check_mode:
+    support: full
+    description: Writes nothing.
+  diff_mode:
+    support: none
+    description: It is a report, and no change to the fleet.
+  platform:
+    support: full
+    description: The controller.
+    platforms: posix
+options:
+  dest:
+    description: The file on the controller, replaced if it is there. Its directory must exist.
+    type: path
+    required: true
+  verdict:
+    description: The variable in which hosts have what M(edgewire.fleet.fleet_verify) returned.
+    type: str
+    default: edgewire_verdict
+  plan:
+    description: The hash of the plans that the hosts were held against, RV(edgewire.fleet.fleet_plan#module:fleet_hash).
+    type: str
+    default: ""
+seealso:
+  - module: edgewire.fleet.fleet_verify
+author:
+  - The edgewire.fleet contributors (@edgewire)
+"""
+
+EXAMPLES = r"""
+# As the playbook does:
+# ansible-playbook -i inventory edgewire.fleet.verify -e edgewire_report=fleet.html
+
+- name: Hold the host against its plan
+  edgewire.fleet.fleet_verify:
+    plan: "{{ edgewire_plan }}"
+  register: edgewire_verdict
+
+- name: Write the page
+  edgewire.fleet.fleet_report:
+    dest: /srv/www/fleet.html
+    plan: "{{ edgewire_fleet_plan.fleet_hash }}"
+"""
+
+RETURN = r"""
+dest:
+  description: The file.
+  returned: success
+  type: str
+  sample: /srv/www/fleet.html
+headline:
+  description: The page's first sentence.
+  returned: success
+  type: str
+  sample: 2 of 40 hosts are not as planned
+states:
+  description: How many hosts there are of each state, V(ok), V(drift), V(unreached).
+  returned: success
+  type: dict
+  sample: {ok: 38, drift: 2}
+"""
+
+from ansible.module_utils.basic import AnsibleModule
+
+
+def main() -> None:
+    """Where the action plugin is not found, say so."""
+    module = AnsibleModule(
+        argument_spec={
+            "dest": {"type": "path", "required": True},
+            "verdict": {"type": "str", "default": "edgewire_verdict"},
+            "plan": {"type": "str", "default": ""},
+        },
+        supports_check_mode=True,
+    )
+    module.fail_json(
+        msg="edgewire.fleet.fleet_report runs on the controller, as an action: call it by its full name in a task"
+    )
+
+
+if __name__ == "__main__":
+    main()
