@@ -14,6 +14,9 @@ description:
   - The programs come from the build that M(edgewire.fleet.xdp_forwarder) or M(edgewire.fleet.tc_delivery) kept on the box, so
     neither headers nor a compiler are needed. Where the kernel does not take that build, it is compiled anew.
   - What cannot be restored fails the unit, which says what to do and tries again every 15 seconds. Nothing is served until then.
+  - Where the plan has C(metrics), leaves a timer as well that writes the box's counters for Prometheus every so many seconds, which
+    M(edgewire.fleet.forwarder_metrics) does once. It runs as soon as it is there. Where the plan has none, a timer that was
+    there is removed with the file that it wrote.
   - The secret of preshared keys is not left on the box. The keys of the host's own pairs are, for root alone, as its private
     key is.
 extends_documentation_fragment:
@@ -39,12 +42,13 @@ options:
     description: The same as given to M(edgewire.fleet.wireguard). Without it, keys that lie on the box stay as they are.
     type: str
   state:
-    description: V(absent) removes plan, keys, program and unit. What runs goes on running.
+    description: V(absent) removes plan, keys, programs and units. The box goes on forwarding.
     type: str
     choices: [present, absent]
     default: present
 seealso:
   - module: edgewire.fleet.fleet_verify
+  - module: edgewire.fleet.forwarder_metrics
 author:
   - The edgewire.fleet contributors (@edgewire)
 """

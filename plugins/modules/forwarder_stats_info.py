@@ -33,11 +33,12 @@ options:
     type: float
     default: 0
   every_reason:
-    description: Whether reasons for which nothing was dropped are returned too.
+    description: Whether reasons for which nothing was dropped are returned too, and events that there were none of.
     type: bool
     default: false
 seealso:
   - module: edgewire.fleet.forwarder_map_info
+  - module: edgewire.fleet.forwarder_metrics
 author:
   - The edgewire.fleet contributors (@edgewire)
 """

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from ansible_collections.edgewire.fleet.plugins.module_utils.bpf import contents, edge_state, layout, map_io, statistics
 from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.edge_state import BackendWanted, ServiceWanted
+from ansible_collections.edgewire.fleet.plugins.module_utils.metrics import textfile
 from ansible_collections.edgewire.fleet.tests.kernel.bpf_support import (
     BRIDGE_MAC,
     ECHO_CONTAINER_PORT,
@@ -27,6 +28,7 @@ from ansible_collections.edgewire.fleet.tests.kernel.bpf_support import (
     named,
     relay_packet,
 )
+from prometheus_client.parser import text_string_to_metric_families
 
 pytest_plugins = ["ansible_collections.edgewire.fleet.tests.kernel.bpf_support"]
 pytestmark = pytest.mark.kernel
@@ -230,3 +232,30 @@ def test_what_a_filter_refuses_is_told_with_its_services(edge_box: Box, net: Net
         "rates": {"source_denied": 1.0, "source_rate": 0, "service_rate": 0},
     }
     assert dns["filter"] is None
+
+
+def test_metrics_are_what_the_programs_counted(edge_box: Box, plan_file: Path, tmp_path: Path, net: Net) -> None:
+    file = tmp_path / "edgewire.prom"
+
+    def written() -> dict[tuple[str, frozenset[str]], float]:
+        assert textfile.write(file)
+        assert file.stat().st_mode & 0o777 == 0o644  # node_exporter is another user
+        families = text_string_to_metric_families(file.read_text())
+        return {(s.name, frozenset(s.labels.values())): s.value for family in families for s in family.samples}
+
+    before = written()
+    assert not textfile.write(file)
+    for ttl in (64, 1):
+        edge_box.wire.send(frame(datagram(net.client, net.echo_vip, 40_000, ECHO_PORT, ttl=ttl)))
+    edge_box.wire.send(frame(datagram(net.client, net.dns_vip, 40_000, 53)))
+    edge_box.tun.read()
+    now = written()
+    echo = {"echo", net.echo_vip, str(ECHO_PORT), "in"}
+    grown = {key: value - before[key] for key, value in now.items() if value != before[key]}
+    assert {key: count for key, count in grown.items() if "bytes" not in key[0] and "dns" not in key[1]} == {
+        ("edgewire_service_packets_total", frozenset(echo)): 1,
+        ("edgewire_backend_packets_total", frozenset({*echo, "worker1", str(net.echo_endpoint)})): 1,
+        ("edgewire_dropped_packets_total", frozenset({"edge", "ttl_expired"})): 1,
+        ("edgewire_events_total", frozenset({"edge", "time_exceeded_sent"})): 1,
+    }
+    assert now.keys() == before.keys()

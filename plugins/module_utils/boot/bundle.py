@@ -1,8 +1,9 @@
 # SPDX-FileCopyrightText: 2026 The edgewire.fleet contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The program that restores a box: an archive of this collection's own modules, for Python to run as it is.
+"""Programs that a box runs with no controller around: archives of this collection's own modules, for Python to run as
+they are.
 
-It holds what ``restore`` imports, found by reading the imports and not by running them, so that a module under
+An archive holds what its entry imports, found by reading the imports and not by running them, so that a module under
 Ansible, a test and the archive itself all put together the same bytes.
 """
 
@@ -13,20 +14,21 @@ import importlib.util
 import io
 import zipfile
 from collections.abc import Iterator
+from types import ModuleType
 
 # Ansible hands a module what it imports, so what the archive is made of has to be among that.
 from ansible_collections.edgewire.fleet.plugins.module_utils.boot import restore
 
 ROOT = "ansible_collections.edgewire.fleet.plugins.module_utils"
-_MAIN = f"import sys\n\nfrom {restore.__name__} import main\n\nsys.exit(main())\n"
+_MAIN = "import sys\n\nfrom {} import main\n\nsys.exit(main())\n"
 # A ZIP archive cannot say "no time"; this is the earliest that it can.
 _NO_TIME = (1980, 1, 1, 0, 0, 0)
 
 
-def archive() -> bytes:
-    """The archive; the same bytes for the same version of this collection."""
-    files = {"__main__.py": _MAIN}
-    for name, source in _closure(restore.__name__).items():
+def archive(entry: ModuleType = restore) -> bytes:
+    """An archive that runs the entry's ``main``; the same bytes for the same version of this collection."""
+    files = {"__main__.py": _MAIN.format(entry.__name__)}
+    for name, source in _closure(entry.__name__).items():
         parts = name.split(".")
         for depth in range(1, len(parts)):
             files.setdefault("/".join(parts[:depth]) + "/__init__.py", "")

@@ -1,6 +1,8 @@
 # SPDX-FileCopyrightText: 2026 The edgewire.fleet contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a box needs to restore itself: its plan, the program that applies it, and the systemd unit that runs that.
+"""What a box runs with no controller around: what restores it at boot, and, where asked for, what writes its metrics.
+
+To restore itself it needs its plan, the program that applies it, and the systemd unit that runs that.
 
 Pure planning over a root directory; :func:`perform` carries the steps out.
 """
@@ -14,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.edgewire.fleet.plugins.module_utils.boot import bundle
+from ansible_collections.edgewire.fleet.plugins.module_utils.boot import bundle, timer
 from ansible_collections.edgewire.fleet.plugins.module_utils.errors import EdgewireError
 from ansible_collections.edgewire.fleet.plugins.module_utils.files import write_if_changed
 from ansible_collections.edgewire.fleet.plugins.module_utils.steps import Step, make_step
@@ -56,8 +58,7 @@ WantedBy=multi-user.target
 """
 
 
-_Wanted = Mapping[Path, tuple[bytes | None, int, str]]  # content, mode, and what to call the content
-_ABSENT: _Wanted = dict.fromkeys((UNIT_FILE, PROGRAM, SETTINGS, PRESHARED, PLAN), (None, 0, ""))
+_ABSENT: timer.Wanted = dict.fromkeys((UNIT_FILE, PROGRAM, SETTINGS, PRESHARED, PLAN), (None, 0, ""))
 
 
 @dataclass(frozen=True)
@@ -71,10 +72,13 @@ class WriteFile:
 
 @dataclass(frozen=True)
 class Enable:
-    """Have the unit start at boot, or not."""
+    """Have a unit start at boot, or not; one that ``runs`` starts and stops with that, too."""
 
+    unit: str
     link: Path
+    target: Path
     wanted: bool
+    runs: bool = False
 
 
 def plan(params: Mapping[str, Any], root: Path = Path("/")) -> list[Step]:
@@ -85,19 +89,38 @@ def plan(params: Mapping[str, Any], root: Path = Path("/")) -> list[Step]:
     private key, for root alone.
     """
     absent = params.get("state") == "absent"
-    wanted = _ABSENT if absent else _present(params)
-    steps = [
+    metrics = None if absent else params["plan"].get("metrics")
+    # A timer that is not wanted stops before what it wrote is removed, one that is starts when all is there.
+    switch = _switch(root, timer.UNIT, timer.ENABLED, timer.TIMER, bool(metrics), runs=True)
+    wanted = {**(_ABSENT if absent else _present(params)), **timer.wanted(metrics, root)}
+    steps = [] if metrics else switch
+    steps += [
         step for path, (content, mode, shown) in wanted.items() if (step := _file(root, path, content, mode, shown))
     ]
-    if _is_enabled(root) == absent:
-        states = ("enabled", "disabled")
-        before, after = states if absent else states[::-1]
-        operation = Enable(root / ENABLED, not absent)
-        steps.append(make_step("unit", UNIT, {"state": before}, {"state": after}, operation))
-    return steps
+    steps += _switch(root, UNIT, ENABLED, UNIT_FILE, not absent)
+    return steps + switch if metrics else steps
 
 
-def _present(params: Mapping[str, Any]) -> _Wanted:
+def _switch(root: Path, unit: str, link: Path, target: Path, wanted: bool, runs: bool = False) -> list[Step]:
+    """The step that enables or disables a unit, none where it is as wanted."""
+    enabled = (root / link).is_symlink() and (root / link).readlink() == Path("/") / target
+    before = "enabled" if enabled else "disabled"
+    if runs and enabled and not _is_active(root, unit):
+        before = "stopped"
+    after = "enabled" if wanted else "disabled"
+    if before == after:
+        return []
+    return [
+        make_step("unit", unit, {"state": before}, {"state": after}, Enable(unit, root / link, target, wanted, runs))
+    ]
+
+
+def _is_active(root: Path, unit: str) -> bool:
+    """Whether a unit runs; where systemd does not, it is taken to."""
+    return not (root / _SYSTEMD).is_dir() or _systemctl("is-active", "--quiet", unit).returncode == 0
+
+
+def _present(params: Mapping[str, Any]) -> timer.Wanted:
     host_plan = params["plan"]
     roles = [role for role in ("edge", "worker") if host_plan.get(role)]
     names = [peer["name"] for peer in host_plan["wireguard"]["peers"] if peer.get("preshared")]
@@ -145,24 +168,36 @@ def _file(root: Path, path: Path, content: bytes | None, mode: int, shown: str) 
     return make_step("file", f"/{path}", before, after, WriteFile(target, content, mode))
 
 
-def _is_enabled(root: Path) -> bool:
-    return (root / ENABLED).is_symlink() and (root / ENABLED).readlink() == Path("/") / UNIT_FILE
-
-
 def perform(steps: list[Step], root: Path = Path("/")) -> None:
     """Carry out the steps of :func:`plan`, and let a running systemd know.
 
-    :raises EdgewireError: naming the file that could not be written.
+    :raises EdgewireError: naming the file that could not be written, or the unit that did not start.
     """
+    booted = (root / _SYSTEMD).is_dir()
     for step in steps:
         try:
+            if booted and isinstance(step.op, Enable) and step.op.runs and not step.op.wanted:
+                _systemctl("stop", step.op.unit)
             _perform(step.op)
         except OSError as error:
             raise EdgewireError(f"{step.name}: {error.strerror}") from None
-    if any(step.kind == "unit" or step.name == f"/{UNIT_FILE}" for step in steps) and (root / _SYSTEMD).is_dir():
-        done = subprocess.run(["systemctl", "daemon-reload"], capture_output=True, text=True, check=False)
-        if done.returncode != 0:
-            raise EdgewireError(f"systemctl daemon-reload: {done.stderr.strip()}")
+    units = [step for step in steps if step.kind == "unit" or Path(step.name).parent == Path("/") / UNIT_FILE.parent]
+    if not units or not booted:
+        return
+    _must("daemon-reload")
+    started = [step.op.unit for step in units if isinstance(step.op, Enable) and step.op.runs and step.op.wanted]
+    if started or any(step.name == f"/{timer.TIMER}" and step.after for step in units):
+        _must("restart", timer.UNIT)
+
+
+def _systemctl(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["systemctl", *arguments], capture_output=True, text=True, check=False)
+
+
+def _must(*arguments: str) -> None:
+    done = _systemctl(*arguments)
+    if done.returncode != 0:
+        raise EdgewireError(f"systemctl {' '.join(arguments)}: {done.stderr.strip()}")
 
 
 def _perform(operation: WriteFile | Enable) -> None:
@@ -170,7 +205,7 @@ def _perform(operation: WriteFile | Enable) -> None:
         operation.link.unlink(missing_ok=True)
         if operation.wanted:
             operation.link.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-            operation.link.symlink_to(Path("/") / UNIT_FILE)
+            operation.link.symlink_to(Path("/") / operation.target)
     elif operation.content is None:
         operation.path.unlink(missing_ok=True)
         _remove_if_empty(operation.path.parent)

@@ -117,9 +117,9 @@ def _drop_words(now: Reading, before: Reading | None, every_reason: bool) -> lis
     return _counted_words("reason", layout.DROP_REASONS, now.drops, rates, every_reason)
 
 
-def _event_words(now: Reading, before: Reading | None) -> list[dict[str, Any]]:
+def _event_words(now: Reading, before: Reading | None, every_event: bool) -> list[dict[str, Any]]:
     rates = rates_of(now.events, before.events, now.when - before.when) if before else {}
-    return _counted_words("event", layout.EVENTS, now.events, rates, False)
+    return _counted_words("event", layout.EVENTS, now.events, rates, every_event)
 
 
 def _counted_words(
@@ -141,11 +141,14 @@ def tell(now: Reading, before: Reading | None = None, *, every_reason: bool = Fa
     """A reading in human terms.
 
     :param before: an earlier reading of the same role; with it, rates per second are told too.
-    :param every_reason: also tell reasons for which nothing was dropped.
+    :param every_reason: also tell reasons for which nothing was dropped, and events that there were none of.
     """
     names, of = info.read_names(), _teller(now, before)
     rest: dict[str, Any] = {"fragments": now.fragments}
-    rest |= {"drops": _drop_words(now, before, every_reason), "events": _event_words(now, before)}
+    rest |= {
+        "drops": _drop_words(now, before, every_reason),
+        "events": _event_words(now, before, every_reason),
+    }
     if isinstance(now.state, worker_maps.WorkerState):
         endpoints = info.sorted_endpoints(now.state)
         return {

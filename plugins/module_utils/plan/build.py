@@ -32,6 +32,7 @@ from ansible_collections.edgewire.fleet.plugins.module_utils.plan.model import (
     EdgePlan,
     EdgeService,
     HostPlan,
+    MetricsPlan,
     MovedEndpoint,
     Peer,
     RelayHost,
@@ -47,6 +48,7 @@ from ansible_collections.edgewire.fleet.plugins.module_utils.plan.peers import P
 from ansible_collections.edgewire.fleet.plugins.module_utils.plan.ports import PortRange, overlaps
 from ansible_collections.edgewire.fleet.plugins.module_utils.plan.problems import Problems
 from ansible_collections.edgewire.fleet.plugins.module_utils.plan.services import Service
+from ansible_collections.edgewire.fleet.plugins.module_utils.plan.variables import HostSettings
 
 KEY_DIRECTORY = "/etc/edgewire/wireguard"
 
@@ -129,7 +131,7 @@ def build(fleet: Fleet, public_keys: Mapping[str, str], *, predict: bool = False
             filters=filters,
         )
         wireguard = _wireguard(host, peers.of(host))
-        plans.append(HostPlan(SCHEMA, host.name, wireguard, routes.of(host), edge=edge))
+        plans.append(HostPlan(SCHEMA, host.name, wireguard, routes.of(host), edge=edge, metrics=_metrics(settings)))
     for host in fleet.workers:
         settings = host.settings
         worker = WorkerPlan(
@@ -146,7 +148,7 @@ def build(fleet: Fleet, public_keys: Mapping[str, str], *, predict: bool = False
             moved=tuple(sorted(moved[host.name], key=lambda item: item.endpoint_id)),
         )
         wireguard = _wireguard(host, peers.of(host))
-        plans.append(HostPlan(SCHEMA, host.name, wireguard, routes.of(host), worker=worker))
+        plans.append(HostPlan(SCHEMA, host.name, wireguard, routes.of(host), worker=worker, metrics=_metrics(settings)))
     plans.sort(key=lambda plan: plan.host)
     dead = frozenset(host.name for host in fleet.workers if host.settings.worker_state == "dead")
     warnings = [*fleet.warnings, *_key_warnings(missing, services, predict), *_dead_warnings(dead, services)]
@@ -165,6 +167,10 @@ def _wireguard(host: Host, peers: tuple[Peer, ...]) -> WireGuardPlan:
         addresses=host.addresses.interface_addresses,
         peers=peers,
     )
+
+
+def _metrics(settings: HostSettings) -> MetricsPlan | None:
+    return MetricsPlan(settings.metrics_file, settings.metrics_seconds) if settings.metrics_file else None
 
 
 def _relay_hosts(hosts: Sequence[Host]) -> tuple[RelayHost, ...]:

@@ -22,6 +22,7 @@ Address = IPv4Address | IPv6Address
 _BROADCAST = IPv4Address("255.255.255.255")
 _DECIMAL = re.compile(r"-?[0-9]{1,18}\Z")
 _INTERFACE = re.compile(r"[A-Za-z0-9_.@-]{1,15}\Z")
+_METRICS_FILE = re.compile(r"/[A-Za-z0-9_./-]+\.prom\Z")
 _SERVICE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}\Z")
 
 
@@ -74,6 +75,13 @@ def interface(value: object) -> str:
     """A Linux interface name: 1 to 15 of the characters that tools and file names bear."""
     if not isinstance(value, str) or not _INTERFACE.match(value) or value in (".", ".."):
         raise ValueError(f"{shown(value)} is not an interface name (1 to 15 letters, digits, and _ . @ -)")
+    return str(value)
+
+
+def metrics_file(value: object) -> str:
+    """A file that node_exporter reads: by its name, and of characters that a systemd unit takes as they are."""
+    if not isinstance(value, str) or not _METRICS_FILE.match(value):
+        raise ValueError(f"{shown(value)} is not an absolute path that ends in .prom (letters, digits, and _ . - /)")
     return str(value)
 
 

@@ -206,6 +206,14 @@ class WorkerPlan:
 
 
 @dataclass(frozen=True)
+class MetricsPlan:
+    """Which file gets the host's metrics, every so many ``seconds``."""
+
+    file: str
+    seconds: int
+
+
+@dataclass(frozen=True)
 class HostPlan:
     """Everything one host is told. Exactly one of ``edge`` and ``worker`` is set."""
 
@@ -215,6 +223,7 @@ class HostPlan:
     routes: RoutesPlan
     edge: EdgePlan | None = None
     worker: WorkerPlan | None = None
+    metrics: MetricsPlan | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The plan as JSON-ready data."""

@@ -136,6 +136,17 @@ HOST_VARIABLES: Mapping[str, Variable] = {
         convert.integer(1280, 65535),
         "Bytes of the largest IP packet that the network between the boxes carries.",
     ),
+    "edgewire_metrics_file": Variable(
+        None,
+        convert.metrics_file,
+        "A file that the host's counters are written to for Prometheus, by the host itself. Its directory is the one "
+        "that node_exporter's textfile collector reads. Default: none is written.",
+    ),
+    "edgewire_metrics_seconds": Variable(
+        30,
+        convert.integer(5, 3600, "seconds"),
+        "Seconds between two writes.",
+    ),
     "edgewire_keepalive": Variable(
         25,
         convert.integer(0, 65535, "seconds"),
@@ -244,6 +255,8 @@ class HostSettings:
     route_table: int
     route_protocol: int
     rule_priority: int
+    metrics_file: str | None
+    metrics_seconds: int
 
 
 def read_variable(

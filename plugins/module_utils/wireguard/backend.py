@@ -145,24 +145,31 @@ def greet(desired: DesiredDevice) -> None:
 
 def describe(outcome: Outcome, peers: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """What a module says about the device besides the steps. ``peers`` gives keys their names."""
-    names = _names(peers)
-    found = outcome.observed.settings.peers.values() if outcome.observed else ()
     return {
         "transport": outcome.observed.transport if outcome.observed else None,
         "roamed": dict(outcome.roamed),
         "unknown_peers": outcome.unknown_peers,
-        "peers": [
-            {
-                "name": names.get(peer.public_key),
-                "public_key": peer.public_key,
-                "endpoint": str(peer.endpoint) if peer.endpoint else None,
-                "latest_handshake": peer.latest_handshake,
-                "rx_bytes": peer.rx_bytes,
-                "tx_bytes": peer.tx_bytes,
-            }
-            for peer in found
-        ],
+        "peers": describe_peers(outcome.observed, peers),
     }
+
+
+def describe_peers(observed: ObservedDevice | None, peers: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The device's peers, handshakes in seconds since 1970 (0 = never); none where there is no device.
+
+    ``peers``, of a plan, give keys their names.
+    """
+    names = _names(peers)
+    return [
+        {
+            "name": names.get(peer.public_key),
+            "public_key": peer.public_key,
+            "endpoint": str(peer.endpoint) if peer.endpoint else None,
+            "latest_handshake": peer.latest_handshake,
+            "rx_bytes": peer.rx_bytes,
+            "tx_bytes": peer.tx_bytes,
+        }
+        for peer in (observed.settings.peers.values() if observed else ())
+    ]
 
 
 def _names(peers: Iterable[Mapping[str, Any]]) -> dict[str, str]:

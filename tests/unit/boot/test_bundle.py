@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.edgewire.fleet.plugins.module_utils.boot import bundle
+from ansible_collections.edgewire.fleet.plugins.module_utils.metrics import textfile
 
 COLLECTIONS = Path(__file__).resolve().parents[3] / ".collections"
 SYSTEM_PYTHON = "/usr/bin/python3"
@@ -80,3 +81,13 @@ def test_what_it_cannot_restore_it_says(packed: bytes, tmp_path: Path, settings:
     assert complaint in done.stderr
     assert "this box is not serving" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_the_program_that_measures_names_what_is_wrong(tmp_path: Path) -> None:
+    """It starts, and gets as far as this box lets it: here is no directory to write to."""
+    program = tmp_path / "metrics.pyz"
+    program.write_bytes(bundle.archive(textfile))
+    assert len(program.read_bytes()) < len(bundle.archive())
+    done = python(str(program), str(tmp_path / "edgewire.txt"))
+    assert done.returncode == 1
+    assert "only files that end in .prom" in done.stderr

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.edgewire.fleet.plugins.module_utils.boot import unit
+from ansible_collections.edgewire.fleet.plugins.module_utils.boot import timer, unit
 from ansible_collections.edgewire.fleet.plugins.module_utils.wireguard.preshared import derive
 
 SECRET = "not a secret, only long enough for one"
@@ -108,3 +108,45 @@ def test_an_edge_comes_before_the_network_is_used_and_a_worker_does_not_wait_for
     apply(tmp_path / "worker", params(role="worker"))
     assert "Before=network-online.target" in (tmp_path / "edge" / unit.UNIT_FILE).read_text()
     assert "Before=" not in (tmp_path / "worker" / unit.UNIT_FILE).read_text()
+
+
+METRICS = {"file": "/var/lib/prometheus/edgewire.prom", "seconds": 15}
+
+
+def measured(metrics: dict[str, Any] | None) -> dict[str, Any]:
+    """The options for a plan with metrics or without."""
+    options = params()
+    if metrics:
+        options["plan"]["metrics"] = metrics
+    return options
+
+
+def test_a_timer_is_made_where_the_plan_wants_metrics(tmp_path: Path) -> None:
+    apply(tmp_path, measured(None))
+    done = apply(tmp_path, measured(METRICS))
+    assert done[1:] == [
+        ("add", f"/{timer.SETTINGS}"),
+        ("add", f"/{timer.PROGRAM}"),
+        ("add", f"/{timer.SERVICE}"),
+        ("add", f"/{timer.TIMER}"),
+        ("change", timer.UNIT),
+    ]
+    assert f"/{timer.PROGRAM} {METRICS['file']}" in (tmp_path / timer.SERVICE).read_text()
+    assert "OnUnitActiveSec=15" in (tmp_path / timer.TIMER).read_text()
+
+
+@pytest.mark.parametrize("after", [None, {**METRICS, "file": "/srv/other.prom"}])
+def test_what_the_timer_wrote_goes_where_it_writes_no_more(tmp_path: Path, after: dict[str, Any] | None) -> None:
+    apply(tmp_path, measured(METRICS))
+    written = tmp_path / METRICS["file"].lstrip("/")  # type: ignore[attr-defined]
+    written.parent.mkdir(parents=True)
+    written.write_text("edgewire_programs_attached 1\n")
+    apply(tmp_path, measured(after))
+    assert not written.exists()
+    assert (tmp_path / timer.ENABLED).is_symlink() == bool(after)
+
+
+def test_the_timer_goes_with_the_rest(tmp_path: Path) -> None:
+    apply(tmp_path, measured(METRICS))
+    apply(tmp_path, {**params(), "plan": None, "state": "absent"})
+    assert files(tmp_path) == []
