@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import fcntl
+import functools
 import ipaddress
 import itertools
 import socket
@@ -51,6 +52,11 @@ def _mtu(name: str) -> int:
     return int(struct.unpack("16si20x", answer)[1])
 
 
+@functools.lru_cache(65_536)  # a VIP has many ports, a container many endpoints
+def _canonical(address: str) -> str:
+    return str(ipaddress.ip_address(address))
+
+
 class _Checks:
     """Collects everything that is wrong with the parameters, for one error."""
 
@@ -62,7 +68,7 @@ class _Checks:
         if not text:
             return ""
         try:
-            return str(ipaddress.ip_address(text))
+            return _canonical(text)
         except ValueError:
             self.problems.append(f"{what}: {text!r} is no IP address")
             return ""
@@ -247,7 +253,7 @@ def worker_wanted(params: Mapping[str, Any], *, may_be_missing: bool = False) ->
 
 def _plan(
     role: str, params: Mapping[str, Any], maps: map_io.Maps | None, may_be_missing: bool
-) -> tuple[list[Step], Sequence[map_io.Write | map_io.Fold]]:
+) -> tuple[list[Step], Sequence[map_io.Change]]:
     cpus = libbpf.possible_cpus() if maps else 1
     if role == "edge":
         edge = edge_wanted(params, may_be_missing=may_be_missing)

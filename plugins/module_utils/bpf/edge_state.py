@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import array
 import functools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
@@ -92,7 +92,7 @@ class ServiceWanted:
     drain_deadline: int = 600
     carries_oversize: bool = False
 
-    @property
+    @functools.cached_property
     def claim(self) -> Claim:
         """What the service claims."""
         return self.vip, self.port, self.last_port
@@ -101,6 +101,11 @@ class ServiceWanted:
     def text(self) -> str:
         """The claim as people read it."""
         return claim_text(*self.claim)
+
+    @functools.cached_property
+    def entries(self) -> list[Entry]:
+        """The lookup entries of the claim."""
+        return entries_of(self.claim)
 
     @property
     def flags(self) -> int:
@@ -112,12 +117,22 @@ class ServiceWanted:
     @property
     def is_draining(self) -> bool:
         """Whether flows are on their way from one of its backends to the others."""
-        return any(backend.drain_weight for backend in self.backends) and bool(self.table)
+        return bool(self.size) and any(backend.drain_weight for backend in self.backends)
+
+    @property
+    def size(self) -> int:
+        """Slots of the table, without building it."""
+        # By all backends, not by the live ones: draining one must not reshuffle the others' flows.
+        return table_size(len(self.backends)) if any(backend.weight for backend in self.backends) else 0
+
+    @property
+    def span(self) -> int:
+        """Places of ``ew_lut`` that the service needs: its table and, while it drains, the one that it had."""
+        return self.size * (2 if self.is_draining else 1)
 
     @functools.cached_property
     def table(self) -> list[int]:
         """The Maglev table as endpoint ids; empty without a live backend."""
-        # Sized by all backends, not by the live ones: draining one must not reshuffle the others' flows.
         return self._table([(backend.endpoint_id, backend.weight) for backend in self.backends])
 
     @functools.cached_property
@@ -128,6 +143,8 @@ class ServiceWanted:
         return self._table([(backend.endpoint_id, backend.drain_weight or backend.weight) for backend in self.backends])
 
     def _table(self, pairs: list[tuple[int, int]]) -> list[int]:
+        if len(pairs) == 1:  # what most services of a large fleet are
+            return [pairs[0][0]] if self.size else []
         return build_table(pairs, table_size(len(pairs)))
 
 
@@ -164,14 +181,18 @@ class EdgeWanted:
 
     def filter_of(self, service: ServiceWanted) -> FilterWanted | None:
         """A service's filter."""
-        return next((item for item in self.filters if item.service == service.name), None)
+        return self._filters_by_name.get(service.name)
 
-    @property
+    @functools.cached_property
+    def _filters_by_name(self) -> dict[str, FilterWanted]:
+        return {item.service: item for item in self.filters}
+
+    @functools.cached_property
     def vips(self) -> frozenset[str]:
         """The VIPs of all services."""
         return frozenset(service.vip for service in self.services)
 
-    @property
+    @functools.cached_property
     def names(self) -> dict[str, str]:
         """Relay address to worker name, both families."""
         return {address: name for name, relays in self.workers.items() for address in relays.all}
@@ -187,7 +208,7 @@ class EdgeState:
     workers: Mapping[int, Mapping[str, Any]]
     endpoints: Mapping[int, int]
     vips: frozenset[str]
-    lut: Sequence[int]
+    lut: array.array[int]
     capacity: Mapping[str, int]
     filters: FilterState
 
@@ -204,18 +225,18 @@ class EdgeState:
             found.setdefault((backend["vip"], backend["port"], backend["last_port"]), []).append(backend)
         return found
 
-    def slots_of(self, service: Mapping[str, int]) -> list[int]:
+    def places_of(self, service: Mapping[str, int]) -> array.array[int]:
         """The slots in a service's table, and behind them, while it drains, those in the table that it had."""
         start = service["lut_offset"]
-        return list(self.lut[start : start + span_of(service)])
+        return self.lut[start : start + span_of(service)]
 
     def table_of(self, service: Mapping[str, int]) -> list[int]:
         """A service's table as endpoint ids; 0 for a slot that leads nowhere."""
-        return self._endpoints_in(self.slots_of(service)[: service["lut_size"]])
+        return self._endpoints_in(self.places_of(service)[: service["lut_size"]])
 
     def draining_of(self, service: Mapping[str, int]) -> set[int]:
         """The endpoint ids that a service's flows may stay with, though its table does not have them."""
-        old = self.slots_of(service)[service["lut_size"] :]
+        old = self.places_of(service)[service["lut_size"] :]
         return set(self._endpoints_in(old)) - set(self.table_of(service))
 
     def _endpoints_in(self, slots: Iterable[int]) -> list[int]:
@@ -252,10 +273,10 @@ def _read_entries(maps: Maps) -> Iterable[tuple[Entry, Mapping[str, int]]]:
 def _read_slots(maps: Maps, name: str, record: layout.Record, used: str) -> Iterable[tuple[int, Mapping[str, Any]]]:
     """The slots of an array whose four bytes ``used`` are not 0; most are free, and those are not decoded."""
     _, values = maps[name].read()
-    at = record.offset(used)
-    for slot, start in enumerate(range(0, len(values), record.size)):
-        if values[start + at : start + at + 4] != b"\0\0\0\0":
-            yield slot, next(record.iter_unpack(values[start : start + record.size]))
+    slots = [slot for slot, mark in enumerate(record.column(used, values)) if mark]
+    size = record.size
+    data = b"".join([values[slot * size : (slot + 1) * size] for slot in slots])
+    return zip(slots, record.iter_unpack(data), strict=True)
 
 
 def read(maps: Maps) -> EdgeState:

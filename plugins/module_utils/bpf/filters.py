@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import ipaddress
+import itertools
 import struct
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,7 +21,7 @@ from typing import Any, NamedTuple
 
 from ansible_collections.edgewire.fleet.plugins.module_utils.bpf import layout
 from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.map_io import Maps, Write
-from ansible_collections.edgewire.fleet.plugins.module_utils.errors import EdgewireError
+from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.space import Indices, Shortages
 from ansible_collections.edgewire.fleet.plugins.module_utils.steps import Step, make_step
 
 NANOSECONDS = 1_000_000_000
@@ -168,20 +169,13 @@ def read_filters(maps: Maps) -> FilterState:
     )
 
 
-def _free(taken: Iterable[int]) -> Iterable[int]:
-    used = set(taken)
-    number = 1  # 0 stands for none
-    while True:
-        if number not in used:
-            yield number
-        number += 1
-
-
 def _place_lists(wanted: Sequence[FilterWanted], state: FilterState, result: FilterPlan) -> dict[Sources, int]:
     """The number of every wanted list; services whose lists are equal share one."""
     known = {sources: number for number, sources in sorted(state.lists.items(), reverse=True)}
     numbers = {}
-    free = iter(_free({*state.lists, *(record["sources"] for record in state.filters.values())}))
+    # Numbers of lists have no bound but 32 bits; 0 stands for none.
+    taken = {0, *state.lists, *(record["sources"] for record in state.filters.values())}
+    free = (number for number in itertools.count(1) if number not in taken)
     for item in wanted:
         if item.sources and item.sources not in numbers:
             number = known.get(item.sources)
@@ -192,18 +186,14 @@ def _place_lists(wanted: Sequence[FilterWanted], state: FilterState, result: Fil
     return numbers
 
 
-def _check_capacity(wanted: Sequence[FilterWanted], state: FilterState, result: FilterPlan) -> None:
+def _check_capacity(
+    wanted: Sequence[FilterWanted], state: FilterState, result: FilterPlan, shortages: Shortages
+) -> None:
     there = Counter(source.map for sources in state.lists.values() for source in sources)
     there.update(name for name, _, _ in result.before)
-    needed = {"filters": len(wanted) + 1, "sources": max(there.values(), default=0)}
-    full = [
-        f"{name}: {count} needed{' while a changed list lies beside the old one' if name == 'sources' else ''},"
-        f" room for {state.capacity[name]}"
-        for name, count in needed.items()
-        if count > state.capacity[name]
-    ]
-    if full:
-        raise EdgewireError("the maps are too small (" + "; ".join(full) + ")")
+    shortages.need("filters", len(wanted) + 1, state.capacity["filters"])
+    sources = max(there.values(), default=0)
+    shortages.need("sources", sources, state.capacity["sources"], " while a changed list lies beside the old one")
 
 
 def describe(record: Mapping[str, int], sources: Sources | None) -> dict[str, Any]:
@@ -263,13 +253,12 @@ def plan(
     used: Mapping[int, str],
     found: Mapping[str, Sequence[int]],
     cpus: int,
+    shortages: Shortages,
 ) -> FilterPlan:
     """From the filters that are there to those that are wanted.
 
     ``used`` are the indices that the services' entries have now, with a name for each; ``found`` those among them that
-    the entries of a wanted service have, by service name, best first.
-
-    :raises EdgewireError: the maps are too small.
+    the entries of a wanted service have, by service name, best first. What does not fit goes to ``shortages``.
     """
     result = FilterPlan({}, [], [], [])
     wanted = sorted(wanted, key=lambda item: item.service)
@@ -281,17 +270,14 @@ def plan(
             if state.filters.get(index) == record and index not in result.index.values():
                 result.index[item.service] = index
                 break
-    _check_capacity(wanted, state, result)
-    free = iter(_free({*state.filters, *used, *result.index.values()}))
+    _check_capacity(wanted, state, result, shortages)
+    taken = {0, *state.filters, *used, *result.index.values()}  # 0 stands for none
+    indices = Indices(taken, state.capacity["filters"], "filters", shortages)
     replaced: set[int] = set()
     for item in wanted:
         if item.service in result.index:
             continue
-        index = result.index[item.service] = next(free)
-        if index >= state.capacity["filters"]:
-            raise EdgewireError(
-                f"the maps are too small (filters: room for {state.capacity['filters'] - 1}, old and new ones together)"
-            )
+        index = result.index[item.service] = indices.take()
         key, record = layout.U32.pack({"value": index}), item.record(numbers.get(item.sources, 0))
         result.before += [
             ("ew_filtered", key, bytes(layout.FILTERED.size * cpus)),

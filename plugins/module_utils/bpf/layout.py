@@ -8,106 +8,17 @@ size, an offset or a number that differs is a compile error and never a map full
 
 from __future__ import annotations
 
-import functools
-import socket
-import struct
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Literal
+
+from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.record import ADDRESS as ADDRESS
+from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.record import BE32 as BE32
+from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.record import U32 as U32
+from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.record import U64 as U64
+from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.record import Record as Record
 
 Role = Literal["edge", "worker"]
-FieldKind = Literal["ipv4", "ipv6", "address", "be16", "be32", "u16", "u32", "u64", "hash", "frame"]
-
-# Format for `struct`, and the conversions between what the map holds and what people read.
-_FORMATS = {
-    "ipv4": "4s",
-    "ipv6": "16s",
-    "address": "16s",
-    "be16": "2s",
-    "be32": "4s",
-    "u16": "H",
-    "u32": "I",
-    "u64": "Q",
-    "hash": "32s",
-    "frame": "1536s",
-}
-
-
-# An IPv4 address in 16 bytes: its IPv4-mapped IPv6 address (RFC 4291 section 2.5.5.2), as in bpf/address.h.
-_V4_MAPPED = bytes(10) + b"\xff\xff"
-
-
-def _encode(kind: str, value: Any) -> Any:
-    if kind == "ipv4":
-        return socket.inet_aton(value or "0.0.0.0")
-    if kind == "ipv6":
-        return socket.inet_pton(socket.AF_INET6, value or "::")
-    if kind == "address":
-        if not value:
-            return bytes(16)
-        return socket.inet_pton(socket.AF_INET6, value) if ":" in value else _V4_MAPPED + socket.inet_aton(value)
-    if kind == "be16":
-        return int(value).to_bytes(2, "big")
-    if kind == "be32":
-        return int(value).to_bytes(4, "big")
-    return value
-
-
-def _decode(kind: str, value: Any) -> Any:
-    if kind == "ipv4":
-        return socket.inet_ntoa(value)
-    if kind == "ipv6":
-        return socket.inet_ntop(socket.AF_INET6, value)
-    if kind == "address":
-        if value.startswith(_V4_MAPPED):
-            return socket.inet_ntoa(value[12:])
-        return socket.inet_ntop(socket.AF_INET6, value) if any(value) else ""
-    if kind in ("be16", "be32"):
-        return int.from_bytes(value, "big")
-    return value
-
-
-@dataclass(frozen=True)
-class Record:
-    """A C struct: its name and its fields in order, with no implicit padding."""
-
-    name: str
-    fields: tuple[tuple[str, FieldKind], ...]
-
-    @functools.cached_property
-    def codec(self) -> struct.Struct:
-        """Native byte order; fields that are big endian in the map are held as bytes."""
-        return struct.Struct("=" + "".join(_FORMATS[kind] for _, kind in self.fields))
-
-    @property
-    def size(self) -> int:
-        """Bytes of one record."""
-        return self.codec.size
-
-    def offset(self, field: str) -> int:
-        """Bytes in front of a field."""
-        names = [name for name, _ in self.fields]
-        return struct.calcsize("=" + "".join(_FORMATS[kind] for _, kind in self.fields[: names.index(field)]))
-
-    def pack(self, values: Mapping[str, Any]) -> bytes:
-        """One record as bytes; a field that is not given is 0."""
-        return self.codec.pack(*(_encode(kind, values.get(name, 0)) for name, kind in self.fields))
-
-    def iter_unpack(self, data: bytes) -> Iterator[dict[str, Any]]:
-        """The records in a run of bytes, as dicts by field name; padding fields ("zero") are left out."""
-        shown = [(i, name, kind) for i, (name, kind) in enumerate(self.fields) if name != "zero"]
-        for row in self.codec.iter_unpack(data):
-            yield {name: _decode(kind, row[i]) for i, name, kind in shown}
-
-
-def _scalar(kind: FieldKind) -> Record:
-    return Record("", (("value", kind),))
-
-
-U32 = _scalar("u32")
-U64 = _scalar("u64")
-BE32 = _scalar("be32")
-ADDRESS = _scalar("address")
 
 IDENTITY = Record("identity", (("build", "hash"), ("schema", "hash")))
 STATS = Record(

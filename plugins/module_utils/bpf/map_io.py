@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import array
 import itertools
 import socket
 from collections.abc import Iterable, Iterator, Mapping
@@ -33,6 +34,22 @@ class Fold(NamedTuple):
 
     slot: int
     retired_index: int
+
+
+class Run(NamedTuple):
+    """Write neighbouring entries of an array, from index ``start`` on: their values as one run of bytes."""
+
+    name: str
+    start: int
+    values: bytes
+
+    def singles(self, size: int) -> Iterator[Write]:
+        """The same as single writes; ``size`` is that of a value in bytes."""
+        for number, at in enumerate(range(0, len(self.values), size), self.start):
+            yield self.name, layout.U32.pack({"value": number}), self.values[at : at + size]
+
+
+Change = Write | Run | Fold
 
 
 @dataclass(frozen=True)
@@ -123,23 +140,25 @@ def running_maps(role: str) -> Iterator[dict[str, OpenMap] | None]:
         yield maps
 
 
-def _run_of(item: Write | Fold) -> tuple[object, ...]:
+def _kind_of(item: Change) -> tuple[object, ...]:
     """What neighbours must have in common to be carried out together."""
-    return (Fold,) if isinstance(item, Fold) else (item[0], item[2] is None)
+    if isinstance(item, Fold):
+        return (Fold,)
+    return (type(item), item[0], item[2] is None)
 
 
-def write(maps: Maps, writes: Iterable[Write | Fold]) -> None:
-    """Carry out writes in batches: neighbours that go to one map in one direction are one call.
+def write(maps: Maps, changes: Iterable[Change]) -> None:
+    """Carry out changes in batches: neighbours that go to one map in one direction are one call.
 
-    The order of the runs is the caller's: what is looked up first must be written last.
+    The order of these runs is the caller's: what is looked up first must be written last.
     """
-    for _, items in itertools.groupby(writes, _run_of):
-        run = list(items)
-        folds = [item for item in run if isinstance(item, Fold)]
+    for _, items in itertools.groupby(changes, _kind_of):
+        batch = list(items)
+        folds = [item for item in batch if isinstance(item, Fold)]
         if folds:
             write(maps, fold_writes(maps, folds))
         else:
-            _flush(maps, [item for item in run if not isinstance(item, Fold)])
+            _flush(maps, [item for item in batch if not isinstance(item, Fold)])
 
 
 def counters_of(maps: Maps, name: str, indices: Iterable[int], record: layout.Record = layout.STATS) -> Counters:
@@ -166,14 +185,23 @@ def fold_writes(maps: Maps, folds: Iterable[Fold]) -> list[Write]:
     ]
 
 
-def _flush(maps: Maps, run: list[Write]) -> None:
-    name = run[0][0]
-    keys = b"".join(key for _, key, _ in run)
-    if run[0][2] is None:
-        libbpf.delete_batch(maps[name].fd, name, keys, len(run))
+def _flush(maps: Maps, batch: list[Write | Run]) -> None:
+    name = batch[0][0]
+    if isinstance(batch[0], Run):
+        size = maps[name].info.value_size
+        runs = [item for item in batch if isinstance(item, Run)]
+        indices = array.array(
+            "I", itertools.chain.from_iterable(range(r.start, r.start + len(r.values) // size) for r in runs)
+        )
+        libbpf.update_batch(maps[name].fd, name, indices.tobytes(), b"".join([r.values for r in runs]), len(indices))
+        return
+    singles = [item for item in batch if not isinstance(item, Run)]
+    keys = b"".join([key for _, key, _ in singles])
+    if singles[0][2] is None:
+        libbpf.delete_batch(maps[name].fd, name, keys, len(singles))
     else:
-        values = b"".join(value for _, _, value in run if value is not None)
-        libbpf.update_batch(maps[name].fd, name, keys, values, len(run))
+        values = b"".join([value for _, _, value in singles if value is not None])
+        libbpf.update_batch(maps[name].fd, name, keys, values, len(singles))
 
 
 def make_one(role: str, programs: Mapping[str, int], maps: Mapping[str, int], identity: bytes) -> None:

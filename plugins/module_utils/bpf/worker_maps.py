@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -12,7 +13,7 @@ from ansible_collections.edgewire.fleet.plugins.module_utils.bpf import layout
 from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.map_io import Maps, Write
 from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.ports import claim_text
 from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.relays import Relays
-from ansible_collections.edgewire.fleet.plugins.module_utils.errors import EdgewireError
+from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.space import Shortages
 from ansible_collections.edgewire.fleet.plugins.module_utils.steps import Step, make_step
 
 
@@ -149,19 +150,18 @@ def endpoint_words(endpoint: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def plan(wanted: WorkerWanted, state: WorkerState, cpus: int = 1) -> tuple[list[Step], list[Write]]:
-    """Steps in human terms, and the writes that carry them out: what goes makes room for what comes.
+    """Steps in human terms, and the writes that carry them out: what comes before what goes.
+
+    Only where both do not fit together what goes has to make room first.
 
     ``cpus`` is how many values an entry of a per-CPU map holds.
 
     :raises EdgewireError: the maps are too small.
     """
-    full = [
-        f"{name}: {count} needed, room for {state.capacity[name]}"
-        for name, count in (("edges", len(wanted.edge_relays)), ("backends", len(wanted.endpoints)))
-        if count > state.capacity[name]
-    ]
-    if full:
-        raise EdgewireError("the maps are too small (" + "; ".join(full) + ")")
+    shortages = Shortages()
+    shortages.need("edges", len(wanted.edge_relays), state.capacity["edges"])
+    shortages.need("backends", len(wanted.endpoints), state.capacity["backends"])
+    shortages.raise_if_any()
     steps: list[Step] = []
     writes: list[Write] = []
     removals: list[Write] = []
@@ -172,7 +172,12 @@ def plan(wanted: WorkerWanted, state: WorkerState, cpus: int = 1) -> tuple[list[
         writes.append(("ew_config", layout.U32.pack({}), layout.WORKER_CONFIG.pack(record)))
         before = dict(state.config) if state.config["container_ifindex"] else None
         steps.append(make_step("configuration", "worker", before, record))
-    return steps, removals + writes
+    both = {
+        "edges": len(wanted.edge_relays.keys() | state.edges),
+        "backends": len({endpoint.endpoint_id for endpoint in wanted.endpoints} | state.endpoints.keys()),
+    }
+    fits = all(count <= state.capacity[name] for name, count in both.items())
+    return steps, writes + removals if fits else removals + writes
 
 
 def _plan_endpoints(
@@ -188,7 +193,12 @@ def _plan_endpoints(
     for endpoint_id, known in sorted(state.endpoints.items()):
         if endpoint_id in kept and known["stats_index"] < state.capacity["backends"]:
             counts.setdefault(known["stats_index"], endpoint_id)
-    free = (index for index in range(state.capacity["backends"]) if index not in counts)
+    # A counter of what goes is taken last: it counts until that is gone.
+    going = {known["stats_index"] for known in state.endpoints.values()} - counts.keys()
+    free = itertools.chain(
+        (index for index in range(state.capacity["backends"]) if index not in counts and index not in going),
+        sorted(index for index in going if index < state.capacity["backends"]),
+    )
     index_of = {endpoint_id: index for index, endpoint_id in counts.items()}
     entries: list[Write] = []
     for endpoint in wanted.endpoints:

@@ -5,14 +5,21 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from types import SimpleNamespace
 from typing import cast
 
 from ansible_collections.edgewire.fleet.plugins.module_utils.bpf import layout
 from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.libbpf import BpfError
-from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.map_io import Fold, Maps, Write, fold_writes
+from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.map_io import (
+    Change,
+    Fold,
+    Maps,
+    Run,
+    Write,
+    fold_writes,
+)
 
 
 class FakeMap:
@@ -53,11 +60,19 @@ class FakeMaps(dict[str, FakeMap]):
     def __init__(self, role: str, capacity: layout.Capacity) -> None:
         super().__init__({spec.name: FakeMap(spec, capacity) for spec in layout.MAPS[role]})
 
-    def apply(self, writes: Iterable[Write | Fold]) -> None:
-        """Carry out writes, in order."""
-        for write in writes:
-            if isinstance(write, Fold):
-                self.apply(fold_writes(cast(Maps, self), [write]))
+    def apply(self, changes: Iterable[Change]) -> None:
+        """Carry out changes, in order."""
+        for change in self.singles(changes):
+            if isinstance(change, Fold):
+                self.apply(fold_writes(cast(Maps, self), [change]))
             else:
-                name, key, value = write
+                name, key, value = change
                 self[name].put(key, value)
+
+    def singles(self, changes: Iterable[Change]) -> Iterator[Write | Fold]:
+        """Changes one entry at a time, as packets may see them."""
+        for change in changes:
+            if isinstance(change, Run):
+                yield from change.singles(self[change.name].spec.value.size)
+            else:
+                yield change

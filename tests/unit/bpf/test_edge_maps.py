@@ -23,7 +23,7 @@ from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.edge_state impo
     entries_of,
 )
 from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.filters import FilterWanted, Rate, source_of
-from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.map_io import Fold, Maps, Write
+from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.map_io import Change, Maps
 from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.relays import Relays
 from ansible_collections.edgewire.fleet.plugins.module_utils.errors import EdgewireError
 from ansible_collections.edgewire.fleet.plugins.module_utils.steps import Step
@@ -95,7 +95,7 @@ def state_of(maps: FakeMaps) -> EdgeState:
     return edge_state.read(cast(Maps, maps))
 
 
-def plan(wanted: EdgeWanted, maps: FakeMaps) -> tuple[list[Step], list[Write | Fold]]:
+def plan(wanted: EdgeWanted, maps: FakeMaps) -> tuple[list[Step], list[Change]]:
     """The plan from what the maps say."""
     return edge_maps.plan(wanted, state_of(maps))
 
@@ -218,7 +218,7 @@ def test_every_packet_on_the_way_finds_a_backend(old: EdgeWanted, new: EdgeWante
     replies = {b.endpoint_id for s in old.services for b in s.backends}
     replies &= {b.endpoint_id for s in new.services for b in s.backends}
     filters = [{s.claim: wanted_filter(w, s.name) for s in w.services} for w in (old, new)]
-    for write in plan(new, maps)[1]:
+    for write in maps.singles(plan(new, maps)[1]):
         maps.apply([write])
         state = state_of(maps)
         for entry, record in state.entries.items():
@@ -228,7 +228,7 @@ def test_every_packet_on_the_way_finds_a_backend(old: EdgeWanted, new: EdgeWante
         assert {entry for claim in stay for entry in entries_of(claim)} <= set(state.entries)
         for entry, record in state.entries.items():
             claim, endpoints = mine[entry]
-            for slot in state.slots_of(record):
+            for slot in state.places_of(record):
                 backend = state.backends[slot]
                 assert backend["endpoint_id"] in endpoints
                 assert (backend["vip"], backend["port"], backend["last_port"]) == claim
@@ -406,7 +406,7 @@ def test_a_drain_begins_goes_on_and_ends() -> None:
     (record,) = state.entries.values()
     assert 1 not in state.table_of(record)
     assert state.draining_of(record) == {1}
-    both = state.slots_of(record)
+    both = state.places_of(record)
     old = [state.backends[slot]["endpoint_id"] for slot in both[record["lut_size"] :]]
     assert old == before, "the old table, slot by slot"
     assert asked_until(maps) == dict.fromkeys((1, 2, 3, 4), 700)
@@ -509,6 +509,20 @@ def test_no_count_is_lost_and_none_is_inherited(states: list[EdgeWanted], random
 def test_too_much_for_the_maps(wanted: EdgeWanted, told: str) -> None:
     with pytest.raises(EdgewireError, match=told):
         plan(wanted, FakeMaps("edge", TIGHT))
+
+
+def test_everything_that_does_not_fit_is_named_at_once_before_any_write() -> None:
+    services = [replace(service({n: 1, n + 100: 1}, port=n), name=f"s{n}", vip=f"203.0.113.{n}") for n in range(1, 7)]
+    wide = ServiceWanted("all", "203.0.113.53", 1, 65535, ())
+    workers = {**WORKERS, "worker5": OWN}
+    networks = frozenset(source_of(f"10.0.{n}.0/24", allowed=False) for n in range(10))
+    held = tuple(FilterWanted(f"s{n}", networks) for n in range(1, 6))
+    capacity = dataclasses.replace(TIGHT, vips=2)
+    with pytest.raises(EdgewireError) as caught:
+        plan(replace(edge(*services, wide), workers=workers, filters=held), FakeMaps("edge", capacity))
+    for name in ("services", "ranges", "backends", "lut", "workers", "vips", "filters", "sources"):
+        assert f"{name}: " in str(caught.value)
+    assert "nothing was written" in str(caught.value)
 
 
 def test_a_filters_step_names_what_differs() -> None:

@@ -1,0 +1,124 @@
+# SPDX-FileCopyrightText: 2026 The edgewire.fleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""An edge's services: their entries, and the tables that these lead to. Pure."""
+
+from __future__ import annotations
+
+import array
+import functools
+import hashlib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ansible_collections.edgewire.fleet.plugins.module_utils.bpf import layout
+from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.edge_phases import Phases
+from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.edge_state import Claim, EdgeState, EdgeWanted, span_of
+from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.map_io import Run
+from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.space import Shortages, Space
+from ansible_collections.edgewire.fleet.plugins.module_utils.steps import make_step
+
+
+class _WorkerNames:
+    """The worker of an endpoint by name, or by relay address; looked for only where a step tells of it."""
+
+    def __init__(self, wanted: EdgeWanted, state: EdgeState) -> None:
+        self._wanted, self._state = wanted, state
+
+    @functools.cached_property
+    def _by_endpoint(self) -> dict[int, str]:
+        names = self._wanted.names
+        relays = {b["endpoint_id"]: self._state.relay_of(b) for b in self._state.backends.values()}
+        found = {eid: names.get(relay, relay) for eid, relay in relays.items()}
+        return found | {b.endpoint_id: b.worker for s in self._wanted.services for b in s.backends}
+
+    def label(self, endpoint_id: int) -> str:
+        """An endpoint as a step names it."""
+        return f"{self._by_endpoint.get(endpoint_id, 'nowhere')} ({endpoint_id})"
+
+
+def _share_words(table: Sequence[int], workers: _WorkerNames) -> dict[str, Any]:
+    counts = Counter(table)
+    return {
+        "backends": {workers.label(eid): round(count / len(table), 4) for eid, count in sorted(counts.items())},
+        "table": hashlib.sha256(array.array("I", table).tobytes()).hexdigest()[:12],
+    }
+
+
+def plan_services(
+    wanted: EdgeWanted,
+    state: EdgeState,
+    found_of: Mapping[Claim, Mapping[str, int] | None],
+    retired: Mapping[Claim, int],
+    slots: Mapping[int, int],
+    filter_of: Mapping[str, int],
+    result: Phases,
+) -> None:
+    """Steps for entries that are missing, wrong or not wanted; a table that changed goes to free space."""
+    workers = _WorkerNames(wanted, state)
+    room = state.capacity["lut"]
+    ranges = {(s["lut_offset"], span_of(s)) for s in state.entries.values()}
+    space = Space(((offset, size) for offset, size in ranges if offset + size <= room), room)
+
+    def words(name: str | None, table: Sequence[int], record: Mapping[str, int], draining: set[int]) -> dict[str, Any]:
+        affinity = "client" if record["flags"] & layout.SERVICE_AFFINITY_CLIENT else "flow"
+        oversize = "fragment" if record["flags"] & layout.SERVICE_CARRIES_OVERSIZE else "refuse"
+        told = {
+            "affinity": affinity,
+            "oversize": oversize,
+            "filtered": bool(record["filter"]),
+            **_share_words(table, workers),
+        }
+        if draining:
+            told["draining"] = [workers.label(eid) for eid in sorted(draining)]
+        return {**({"name": name} if name else {}), **told}
+
+    def found_words(name: str | None, found: Mapping[str, int]) -> dict[str, Any]:
+        return words(name, state.table_of(found), found, state.draining_of(found))
+
+    kept = set()
+    for service in wanted.services:
+        kept.update(service.entries)
+        fixed = {
+            "retired_index": retired[service.claim],
+            "flags": service.flags,
+            "filter": filter_of.get(service.name, 0),
+        }
+        found = found_of[service.claim]
+        # Both tables, as slots: held against the kernel's, whole.
+        places = array.array("I", [slots[eid] for table in (service.table, service.drain_table) for eid in table])
+        right = found is not None and state.places_of(found) == places
+        sizes = {"lut_size": service.size, **fixed}
+        record = {"lut_offset": found["lut_offset"], **sizes} if found and right else None
+        if record and all(state.entries.get(entry) == record for entry in service.entries):
+            continue
+        draining = {backend.endpoint_id for backend in service.backends if service.is_draining and backend.drain_weight}
+        after = words(service.name, service.table, fixed, draining)
+        before = found_words(service.name, found) if found else None
+        if before == after:  # what differs has no name outside this box, or not all entries of a range are there
+            there = sum(state.entries.get(entry) == found for entry in service.entries)
+            where = "through other slots, filtered or counted elsewhere"
+            before = {**before, "entries": f"{there} of {len(service.entries)}, {where}"}
+        result.steps.append(make_step("service", service.text, before, after))
+        if record is None:
+            offset = _place_table(len(places), found, space, room, result.shortages)
+            if places:
+                result.tables.append(Run("ew_lut", offset, places.tobytes()))
+            record = {"lut_offset": offset, **sizes}
+        value = layout.SERVICE.pack(record)
+        result.switch += [(e.map, e.pack(), value) for e in service.entries if state.entries.get(e) != record]
+    for entry, found in state.entries.items():
+        if entry not in kept:
+            result.switch.append((entry.map, entry.pack(), None))
+            result.steps.append(make_step("service", entry.text, found_words(None, found), None))
+
+
+def _place_table(size: int, found: Mapping[str, int] | None, space: Space, room: int, shortages: Shortages) -> int:
+    """Where a service's new table goes: free space, or its own place, slot by slot, where the map is full."""
+    offset = space.take(size) if size else 0
+    if offset is not None:
+        return offset
+    if found is not None and span_of(found) >= size and found["lut_offset"] + span_of(found) <= room:
+        return found["lut_offset"]
+    shortages.need("lut", room + size, room, " while the tables that change lie beside their old ones")
+    return 0
