@@ -32,7 +32,8 @@ def turn() -> Iterator[None]:
             while not _locked(handle):
                 if time.monotonic() > deadline:
                     raise EdgewireError(
-                        f"{LOCK}: another run has been changing this host for {LOCK_SECONDS:.0f} s; nothing was done"
+                        f"{LOCK}: another run has been changing this host for {LOCK_SECONDS:.0f} s; nothing was done."
+                        f" Run again when that has ended; fuser {LOCK} names its process"
                     )
                 time.sleep(0.1)
             if _is_there(handle):

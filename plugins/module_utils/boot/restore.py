@@ -75,7 +75,10 @@ def _wait_for(interface: str) -> None:
     deadline = time.monotonic() + INTERFACE_SECONDS
     while attach.ifindex_of(interface) is None:
         if time.monotonic() > deadline:
-            raise EdgewireError(f"interface {interface} did not appear in {INTERFACE_SECONDS:.0f} s")
+            raise EdgewireError(
+                f"interface {interface} did not appear in {INTERFACE_SECONDS:.0f} s (a bridge comes with its"
+                " first container)"
+            )
         time.sleep(0.2)
 
 

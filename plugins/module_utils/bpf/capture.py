@@ -160,7 +160,7 @@ def _taps(request: Request, stack: ExitStack) -> list[_Tap]:
         if maps is not None:
             taps.append(_Tap(role, maps, request))
     if not taps:
-        raise EdgewireError("no forwarder programs run on this host")
+        raise EdgewireError("no forwarder programs run on this host; edgewire.fleet.site puts them there")
     return taps
 
 

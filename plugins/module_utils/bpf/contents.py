@@ -34,7 +34,10 @@ _SIOCGIFMTU = 0x8921  # linux/sockios.h
 def _ifindex(name: str, may_be_missing: bool) -> int:
     index = ifindex_of(name)
     if index is None and not may_be_missing:
-        raise EdgewireError(f"no such interface: {name}")
+        there = ", ".join(found for _, found in socket.if_nameindex())
+        raise EdgewireError(
+            f"no such interface: {name}; this host has {there}. Mend the inventory, or make the interface"
+        )
     return index or 0
 
 
@@ -271,7 +274,7 @@ def preview(role: str, params: Mapping[str, Any], *, may_be_missing: bool = Fals
     try:
         with map_io.running_maps(role) as maps:
             if maps is None and not may_be_missing:
-                raise EdgewireError(f"the {role} programs do not run on this box")
+                raise EdgewireError(f"the {role} programs do not run on this box; edgewire.fleet.site puts them there")
             return _plan(role, params, maps, may_be_missing)[0]
     except map_io.OtherLayoutError:
         if not may_be_missing:
@@ -294,5 +297,8 @@ def ensure(role: str, params: Mapping[str, Any]) -> list[Step]:
             left, _ = _plan(role, params, maps, False)
             if left:
                 names = ", ".join(f"{step.kind} {step.name}" for step in left)
-                raise EdgewireError(f"written, but read back different: {names}")
+                raise EdgewireError(
+                    f"written, but read back different: {names}. Something else writes to these maps, or wrote"
+                    " just now: run again"
+                )
         return steps

@@ -52,7 +52,8 @@ def give(path: str, plan: Mapping[str, Any], replaces: str | None, force: bool, 
         seen = "this run has not looked which" if replaces is None else f"it had {replaces[:12]} when this run looked"
         raise EdgewireError(
             f"{path}: this host has been given another plan ({have[:12]}; {seen}), and {wanted[:12]} may be older than "
-            "that. Nothing was done: plan again, or force it"
+            "that. Nothing was done: run edgewire.fleet.site anew, or, to have this plan, with -e"
+            " edgewire_plan_force=true"
         )
     before = None if have == NONE else {"sha256": have}
     if not check_mode:

@@ -100,7 +100,10 @@ def converge(
         return steps
     missing = [] if absent else planner.missing_interfaces(desired, observed)
     if missing:
-        raise EdgewireError(f"routes of table {desired.table} want interfaces that do not exist: {', '.join(missing)}")
+        raise EdgewireError(
+            f"routes of table {desired.table} want interfaces that do not exist: {', '.join(missing)}; the module"
+            " wireguard, or whatever else makes them, has to run first"
+        )
     if before_change is not None:
         before_change(observed)
     for operation in planner.ordered(steps):
@@ -108,7 +111,10 @@ def converge(
     left = _plan(desired, machine.observe(), absent)
     if left:
         names = ", ".join(f"{step.kind} {step.name}" for step in left)
-        raise EdgewireError(f"table {desired.table}: accepted, but not in effect: {names}")
+        raise EdgewireError(
+            f"table {desired.table}: accepted, but not in effect: {names}. Something else on this host changes"
+            " them, a network manager or a routing daemon: have it leave this table alone, and run again"
+        )
     return steps
 
 

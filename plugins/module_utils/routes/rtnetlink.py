@@ -281,7 +281,9 @@ class RouteKernel:
         try:
             return socket.if_nametoindex(interface)
         except OSError:
-            raise EdgewireError(f"table {self._table}: no interface {interface}") from None
+            raise EdgewireError(
+                f"table {self._table}: interface {interface} has gone; run again when it is back"
+            ) from None
 
 
 def _scope(route: Route, removing: bool) -> int:

@@ -202,7 +202,10 @@ def converge(
         left = planner.plan(settled, observed, public_key, time.time())
         if left:
             names = ", ".join(f"{step.kind} {step.name}" for step in left)
-            raise EdgewireError(f"{desired.interface}: accepted, but not in effect: {names}")
+            raise EdgewireError(
+                f"{desired.interface}: accepted, but not in effect: {names}. Something else on this host changes"
+                " the device (wg-quick, a network manager): have it leave the device alone, and run again"
+            )
     now = time.time()
     return Outcome(
         steps=steps,
@@ -242,7 +245,8 @@ def _check_secret(desired: DesiredDevice) -> None:
     lacking = [peer.name for peer in desired.peers if peer.preshared and peer.preshared_key is None]
     if lacking:
         raise EdgewireError(
-            f"{desired.interface}: peers {', '.join(lacking)} want a preshared key and no preshared_secret is given"
+            f"{desired.interface}: peers {', '.join(lacking)} want a preshared key and no preshared_secret is given:"
+            " set edgewire_preshared_secret, and give the vault's password"
         )
 
 
@@ -254,4 +258,7 @@ def _check_complete(desired: DesiredDevice, has_key: bool) -> None:
     missing = [peer.name for peer in desired.peers if peer.public_key is None]
     if missing:
         names = ", ".join(missing)
-        raise EdgewireError(f"no public key is known of peers {names}; only check mode allows that")
+        raise EdgewireError(
+            f"no public key is known of peers {names}; run edgewire.fleet.site over those hosts as well, which"
+            " reads their keys"
+        )

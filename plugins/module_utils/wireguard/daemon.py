@@ -41,12 +41,18 @@ def start(interface: str, link_exists: Callable[[], bool]) -> None:
         raise EdgewireError(f"{socket_path(interface)} is in use by {where}; stop that first")
     socket_path(interface).unlink(missing_ok=True)
     if not Path("/dev/net/tun").exists():
-        raise EdgewireError(f"{interface}: wireguard-go needs /dev/net/tun, which is not there")
+        raise EdgewireError(
+            f"{interface}: wireguard-go needs /dev/net/tun, which is not there: modprobe tun, or give the"
+            " container the device"
+        )
     running = _start_unit(interface) if _systemd() else _spawn(interface)
     deadline = time.monotonic() + _SECONDS
     while not (link_exists() and socket_state(interface) == "live"):
         if not running() or time.monotonic() > deadline:
-            raise EdgewireError(f"{interface}: wireguard-go did not come up; see its log")
+            raise EdgewireError(
+                f"{interface}: wireguard-go did not come up; journalctl -u {unit_name(interface)} says why, or,"
+                f" without systemd, {_PROGRAM} -f {interface}"
+            )
         time.sleep(0.02)
 
 
@@ -59,7 +65,9 @@ def stop(interface: str, remove_link: Callable[[], None]) -> None:
     deadline = time.monotonic() + _SECONDS
     while socket_state(interface) == "live" and not elsewhere(interface):
         if time.monotonic() > deadline:
-            raise EdgewireError(f"{interface}: its wireguard-go does not end")
+            raise EdgewireError(
+                f"{interface}: its wireguard-go does not end: kill the process that has {socket_path(interface)} open"
+            )
         time.sleep(0.02)
     clear_dead_socket(interface)
 
@@ -118,7 +126,7 @@ def _run(*argv: str, check: bool = True) -> subprocess.CompletedProcess[str]:
     try:
         done = subprocess.run(argv, capture_output=True, text=True, check=False)
     except FileNotFoundError:
-        raise EdgewireError(f"{argv[0]} is missing on this host") from None
+        raise EdgewireError(f"{argv[0]} is missing on this host; install the package that brings it") from None
     if check and done.returncode != 0:
         text = done.stderr.strip()
         detail = _missing() if "executable" in text or "not found" in text else text

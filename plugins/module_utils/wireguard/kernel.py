@@ -66,7 +66,9 @@ def open_socket() -> GenericSocket:
         opened.bind(FAMILY, wgmsg)
     except (NetlinkError, OSError):
         opened.close()
-        raise EdgewireError("this kernel has no WireGuard (generic netlink family)") from None
+        raise EdgewireError(
+            "this kernel has no WireGuard (generic netlink family): modprobe wireguard, or transport: userspace"
+        ) from None
     found: GenericSocket = opened
     return found
 

@@ -68,7 +68,9 @@ def ensure_key(path: str, check_mode: bool, adopt: str | None = None) -> KeyResu
 def ensure_next_key(path: str, check_mode: bool) -> KeyResult:
     """Make the key beside the one in ``path`` that is to take its place; one that is there already stays."""
     if read_private_key(path) is None:
-        raise EdgewireError(f"private key file {path}: not there, so there is nothing to rotate")
+        raise EdgewireError(
+            f"private key file {path}: not there, so there is nothing to rotate; edgewire.fleet.site makes it"
+        )
     return ensure_key(str(_next(path)), check_mode)
 
 
@@ -76,7 +78,9 @@ def rotate_key(path: str, check_mode: bool) -> KeyResult:
     """Put the next key in the place of the one in ``path``, in one step; nothing where there is no next key."""
     old, new = read_private_key(path), read_private_key(str(_next(path)))
     if old is None:
-        raise EdgewireError(f"private key file {path}: not there, so there is nothing to rotate")
+        raise EdgewireError(
+            f"private key file {path}: not there, so there is nothing to rotate; edgewire.fleet.site makes it"
+        )
     if new is None:
         return KeyResult([], public_key_of(old), True)
     shown = ({"public_key": public_key_of(old)}, {"public_key": public_key_of(new)})

@@ -170,7 +170,9 @@ class Host:
         if key is None and operation.private_key_file is not None:
             key = read_private_key(operation.private_key_file)
             if key is None:
-                raise EdgewireError(f"private key file {operation.private_key_file}: not there")
+                raise EdgewireError(
+                    f"private key file {operation.private_key_file}: not there; edgewire.fleet.wireguard_key makes it"
+                )
         self._current().configure(key, operation.listen_port, operation.fwmark)
 
     def _remove(self) -> None:

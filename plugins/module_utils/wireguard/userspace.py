@@ -133,7 +133,8 @@ class UserspaceTransport:
             except OSError as error:
                 if error.errno == errno.EADDRINUSE:
                     raise EdgewireError(
-                        f"{self._interface}: UDP port {port} is in use by something else here"
+                        f"{self._interface}: UDP port {port} is in use by something else here (ss -ulnp 'sport ="
+                        f" {port}' names it); stop that, or choose another edgewire_listen_port"
                     ) from None
 
     def _exchange(self, request: str) -> str:
