@@ -11,8 +11,8 @@ short_description: Tell a host that its controller still gets through after a ch
 version_added: 0.1.0
 author: The edgewire.fleet contributors (@edgewire)
 description:
-  - Ends the lock-out guard that M(edgewire.fleet.wireguard) or M(edgewire.fleet.routes) armed with
-    C(guard_seconds). Their tasks do this themselves; it is here for who calls the modules in another
+  - Ends the lock-out guard that M(edgewire.fleet.mesh), M(edgewire.fleet.wireguard) or
+    M(edgewire.fleet.routes) armed with C(guard_seconds). Their tasks do this themselves; it is here for who calls the modules in another
     way.
   - Counts only over an SSH connection that is another one than that over which the change was made.
     Reset the connection before.

@@ -28,12 +28,12 @@ class GuardedAction(ActionBase):
         """Run the module; after a change that is guarded, confirm it over a new connection."""
         result: dict[str, Any] = super().run(tmp, task_vars)
         result.update(self._execute_module(task_vars=task_vars))
-        guard = result.get("guard")
-        if not guard or result.get("failed"):
-            return result
-        answer = self._confirm(guard, task_vars)
-        if answer.get("failed"):
-            result.update(failed=True, msg=answer.get("msg", "the guard did not answer"))
+        guards = result["guards"] if "guards" in result else [result.get("guard")]
+        for guard in guards if not result.get("failed") else ():
+            answer = self._confirm(guard, task_vars) if guard else {}
+            if answer.get("failed"):
+                result.update(failed=True, msg=answer.get("msg", "the guard did not answer"))
+                break
         return result
 
     def _confirm(self, guard: dict[str, Any], task_vars: dict[str, Any] | None) -> dict[str, Any]:

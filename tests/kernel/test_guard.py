@@ -186,6 +186,31 @@ def test_wireguard_gets_back_its_keys_and_peers(
         wireguard.apply_absent(name, force=False, check_mode=False)
 
 
+def test_a_device_under_another_name_gives_way_to_the_former_one_again(
+    netns: Netns, interface_name: Callable[[], str], tmp_path: Path
+) -> None:
+    former, name = interface_name(), interface_name()
+    key = str(tmp_path / "keys" / "wg.key")
+    ensure_key(key, check_mode=False)
+    params = {"private_key_file": key, "listen_port": 51820, "addresses": ["100.64.0.1/32"], "transport": "userspace"}
+
+    def fired() -> bool:
+        record = guard.read(f"wireguard-{name}")
+        return record is not None and record.state == "fired"
+
+    with netns:
+        wireguard.apply({**params, "interface": former}, check_mode=False)
+        before, private = wireguard.observe(former), running_private_key(former)
+        with turns.turn():
+            armed = Guard("wireguard", name, 1, "1:1")
+            wireguard.apply({**params, "interface": name, "sole": True}, check_mode=False, guard=armed)
+            assert wireguard.observe(former) is None
+        wait_until(fired, "the guard to fire")
+        assert (wireguard.observe(name), wireguard.observe(former)) == (None, before)
+        assert running_private_key(former) == private
+        wireguard.apply_absent(former, force=False, check_mode=False)
+
+
 def test_a_connection_is_known_by_its_server_process(tmp_path: Path) -> None:
     """As with sudo between: the nearest ancestor that is an SSH server's counts."""
     server = tmp_path / "sshd"

@@ -480,6 +480,44 @@ def test_what_is_not_wireguard_is_left_alone(make_box: Callable[..., Box], kind:
     box.ns.run("ip", "link", "show", box.interface)
 
 
+def test_a_device_that_has_another_name_now_replaces_the_former_one(
+    box: Box, interface_name: Callable[[], str]
+) -> None:
+    """The port and the addresses are the same, so the former one has to go first."""
+    former = box.interface
+    box.ns.run("ip", "link", "add", "hand0", "type", "veth", "peer", "name", "hand1")
+    box.params = {**box.params, "interface": interface_name(), "sole": True}
+    removed, *made = box.apply()
+    assert removed == ("remove", "device")
+    assert made == [("add", "device"), *[("add", "address")] * 2, *[("add", "peer")] * 2]
+    names = [link["ifname"] for link in box.ns.json("ip", "-j", "link", "show")]
+    assert former not in names
+    assert {"hand0", box.interface} <= set(names)
+    assert box.apply() == []
+    now, box.params["interface"] = box.interface, former
+    box.params["peers"].append({"name": "me", "public_key": box.public_key})
+    with box.ns, pytest.raises(EdgewireError, match="two hosts share a private key"):
+        backend.apply(box.params, check_mode=False)
+    box.ns.run("ip", "link", "show", now)  # what cannot be done takes nothing away
+    with box.ns:
+        gone = backend.apply_absent(former, force=False, check_mode=False, sole=True)
+    assert [step.kind for step in gone.steps] == ["device"]
+
+
+def test_peers_that_have_left_stay_until_the_roll_out_is_over(box: Box) -> None:
+    left = box.params["peers"].pop()
+    box.params["keep_unknown_peers"] = True
+    with box.ns:
+        outcome = backend.apply(box.params, check_mode=False)
+    assert outcome.steps == []
+    assert outcome.unknown_peers == [left["public_key"]]
+    box.wg("set", box.interface, "peer", left["public_key"], "allowed-ips", "100.64.0.9/32")
+    box.ns.run("ip", "address", "add", "10.7.0.1/24", "dev", box.interface)
+    assert box.apply() == [("remove", "address")]
+    box.params["keep_unknown_peers"] = False
+    assert box.apply() == [("remove", "peer")]
+
+
 def test_absent_takes_device_daemon_and_socket(box: Box) -> None:
     with box.ns:
         predicted = backend.apply_absent(box.interface, force=False, check_mode=True).steps

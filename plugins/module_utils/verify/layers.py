@@ -17,6 +17,7 @@ from typing import Any
 from ansible_collections.edgewire.fleet.plugins.module_utils.boot import unit
 from ansible_collections.edgewire.fleet.plugins.module_utils.bpf import contents, forwarder, libbpf, map_io, options
 from ansible_collections.edgewire.fleet.plugins.module_utils.errors import EdgewireError
+from ansible_collections.edgewire.fleet.plugins.module_utils.mesh import routes_params, wireguard_params
 from ansible_collections.edgewire.fleet.plugins.module_utils.routes import backend as routes
 from ansible_collections.edgewire.fleet.plugins.module_utils.verify import probe, sessions
 from ansible_collections.edgewire.fleet.plugins.module_utils.verify.report import UNREADABLE, Drift, Report, drifts_of
@@ -56,8 +57,8 @@ class _Host:
     def wireguard(self) -> Iterator[Drift]:
         """Device, peers and keys; and how old the handshakes are, which is no drift."""
         mesh = self.plan["wireguard"]
-        secret = {"host": self.plan["host"], "preshared_secret": self.params.get("preshared_secret")}
-        outcome = wireguard.apply({**mesh, **secret}, check_mode=True, secret_needed=False)
+        wanted = wireguard_params(self.plan, preshared_secret=self.params.get("preshared_secret"))
+        outcome = wireguard.apply(wanted, check_mode=True, secret_needed=False)
         yield from drifts_of("wireguard", outcome.steps)
         if outcome.unknown_preshared:
             found = f"unknown: no preshared_secret was given (peers {', '.join(outcome.unknown_preshared)})"
@@ -75,7 +76,7 @@ class _Host:
 
     def routes(self) -> Iterator[Drift]:
         """Routes and rules, and what says to others that they are ours."""
-        yield from drifts_of("routes", routes.preview({**self.plan["routes"], "announce": True}))
+        yield from drifts_of("routes", routes.preview(routes_params(self.plan)))
 
     def programs(self, role: str) -> Iterator[Drift]:
         """The programs on their hooks, with the mode in force."""

@@ -34,6 +34,7 @@ SPEC: Mapping[str, Any] = {
     "host": {"type": "str"},
     "preshared_secret": {"type": "str", "no_log": True},
     "purge": {"type": "bool"},
+    "sole": {"type": "bool", "default": False},
     "roaming": {"type": "bool", "default": True},
     "guard_seconds": {"type": "int", "default": 0},
 }

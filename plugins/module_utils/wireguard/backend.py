@@ -20,6 +20,7 @@ from ansible_collections.edgewire.fleet.plugins.module_utils.wireguard.keys impo
     read_private_key,
     running_private_key,
 )
+from ansible_collections.edgewire.fleet.plugins.module_utils.wireguard.link import marked
 from ansible_collections.edgewire.fleet.plugins.module_utils.wireguard.machine import (
     Host,
     Machine,
@@ -72,6 +73,9 @@ def apply(
     Raises EdgewireError with what a person has to mend; then a second run continues from wherever
     the first one stopped, for nothing but the kernel's state is looked at. Where peers want preshared
     keys and no secret is given, ``secret_needed`` makes that an error; else such a key is unknown.
+
+    With ``sole`` in ``params`` other devices that carry our mark are removed first: one that had another name in an
+    earlier plan holds the port and the addresses. ``keep_unknown_peers`` leaves peers that are not wanted.
     """
     desired = desired_from_params(params)
     if secret_needed:
@@ -82,25 +86,40 @@ def apply(
     public_key = public_key_of(private_key) if private_key else None
     guard = guard or Guard("wireguard", desired.interface)
     left = guard.found()
+    former = [name for name in marked() if name != desired.interface] if params.get("sole") else []
     with Host(desired.interface) as host:
+        replaced: list[Step] = []
+        if former:
+            before = host.observe()
+            converge(host, desired, public_key, check_mode=True)  # what cannot be is refused before anything goes
+            if not check_mode:
+                guard.arm(
+                    lambda: _ways_back([(desired.interface, before), *((name, observe(name)) for name in former)])
+                )
+            replaced = [step for name in former for step in apply_absent(name, False, check_mode).steps]
         outcome = converge(
             host,
             desired,
             public_key,
             check_mode,
-            lambda before: guard.arm(lambda: _way_back(desired.interface, before)),
+            lambda before: None if former else guard.arm(lambda: _way_back(desired.interface, before)),
         )
         if not check_mode and any(
             step.verb == "change" and "public_key" in (step.after or ()) for step in outcome.steps
         ):
             greet(desired)
-    if left and not outcome.steps and not check_mode:
+    if left and not outcome.steps and not replaced and not check_mode:
         guard.settle()
-    return replace(outcome, steps=[*left, *outcome.steps])
+    return replace(outcome, steps=[*left, *replaced, *outcome.steps])
 
 
-def apply_absent(interface: str, force: bool, check_mode: bool) -> Outcome:
-    """Remove the device if this collection made it, or if ``force``; clear a dead socket."""
+def apply_absent(interface: str, force: bool, check_mode: bool, sole: bool = False) -> Outcome:
+    """Remove the device if this collection made it, or if ``force``; clear a dead socket.
+
+    ``sole``: remove all others that carry our mark as well.
+    """
+    others = [name for name in marked() if name != interface] if sole else []
+    removed = [step for name in others for step in apply_absent(name, False, check_mode).steps]
     guard = Guard("wireguard", interface)
     left = guard.found()
     with Host(interface) as host:
@@ -109,7 +128,7 @@ def apply_absent(interface: str, force: bool, check_mode: bool) -> Outcome:
             guard.clear()
             for operation in ordered(steps):
                 host.perform(operation)
-    return Outcome([*left, *steps], None, {}, [])
+    return Outcome([*left, *removed, *steps], None, {}, [])
 
 
 def rendered(params: Mapping[str, Any]) -> dict[str, str]:
@@ -239,6 +258,12 @@ def _way_back(interface: str, before: ObservedDevice | None) -> Callable[[], lis
             return restore(host, interface, before, key)
 
     return back
+
+
+def _ways_back(devices: Iterable[tuple[str, ObservedDevice | None]]) -> Callable[[], list[Step]]:
+    """One way back for several devices, in their order: one that is to go must do so before its port is taken again."""
+    ways = [_way_back(interface, before) for interface, before in devices]
+    return lambda: [step for back in ways for step in back()]
 
 
 def _check_secret(desired: DesiredDevice) -> None:

@@ -34,6 +34,14 @@ class ObservedLink:
     up: bool
 
 
+def marked() -> list[str]:
+    """Names of all links that carry our mark, sorted."""
+    from pyroute2 import IPRoute
+
+    with IPRoute() as ip:
+        return sorted(link.get_attr("IFLA_IFNAME") for link in ip.get_links() if link.get_attr("IFLA_IFALIAS") == MARK)
+
+
 class Links:
     """rtnetlink in the calling thread's network namespace, for one interface name."""
 

@@ -93,6 +93,7 @@ class DesiredDevice:
     peers: tuple[DesiredPeer, ...]
     transport: TransportChoice = "auto"
     purge: bool | None = None  # None: purge only a device that carries our mark
+    keep_unknown_peers: bool = False  # whatever is purged besides
     roaming: bool = True
     private_key: PrivateKey | None = None  # in place of what is in the file
 
@@ -182,6 +183,7 @@ def desired_from_params(params: Mapping[str, Any]) -> DesiredDevice:
         peers=peers,
         transport=params.get("transport") or "auto",
         purge=params.get("purge"),
+        keep_unknown_peers=bool(params.get("keep_unknown_peers")),
         roaming=params.get("roaming", True) is not False,
     )
 

@@ -66,7 +66,8 @@ def plan(desired: DesiredDevice, observed: ObservedDevice | None, public_key: st
     settings = observed.settings if observed else _NOTHING
     steps = list(_device(desired, observed, public_key or NO_KEY_YET))
     steps += _addresses(desired, observed)
-    steps += _peers(desired, settings, purging(desired, observed), now)
+    purge_peers = purging(desired, observed) and not desired.keep_unknown_peers
+    steps += _peers(desired, settings, purge_peers, now)
     return steps
 
 
