@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """A box whose clock was set back: its peers refuse its handshakes, as they are older than what they have seen.
 
-A namespace cannot have a clock of its own. So the peer is shown, instead, a handshake of the box from the future: for the
-peer there is no difference.
+A namespace cannot have a clock of its own. So the peer is shown, instead, a handshake of the box from the future: for
+the peer there is no difference.
 """
 
 from __future__ import annotations
