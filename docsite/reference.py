@@ -22,7 +22,7 @@ from antsibull_docs_parser.parser import Context, parse
 
 ROOT = Path(__file__).parents[1]
 COLLECTION = "edgewire.fleet"
-_MODULES, _ROLES = "reference/modules", "reference/roles.md"
+_MODULES, _ROLES, _PLAYBOOKS = "reference/modules", "reference/roles.md", "reference/playbooks.md"
 # What Python-Markdown or HTML would take for markup.
 _SPECIAL = re.compile(r"([\\`*_\[\]<>&|])")
 
@@ -200,6 +200,19 @@ is in [Roles](roles.md).
 """
 
 
+def playbooks_page() -> str:
+    """All playbooks, with what each says of itself at its top."""
+    parts = [
+        "# Playbooks\n",
+        "`ansible-playbook -i INVENTORY edgewire.fleet.NAME`. When to use which is in the [runbook](../runbook.md).\n",
+    ]
+    for path in sorted((ROOT / "playbooks").glob("*.yml")):
+        text = path.read_text(encoding="utf-8")
+        (told,) = re.findall(r"\A(?:# SPDX.*\n)+---\n((?:#.*\n)+)", text)
+        parts += [f"## {path.stem}\n", _escape(re.sub(r"^# ?", "", told, flags=re.MULTILINE))]
+    return "\n".join(parts)
+
+
 class _Nothing:
     """What no converter takes: its refusal says what it wants."""
 
@@ -291,7 +304,7 @@ def pages() -> dict[str, str]:
         sys.path.pop(0)
     modules = ansible_doc("module", sorted(ansible_doc("module")))
     roles = ansible_doc("role", sorted(ansible_doc("role")))
-    made = {"reference/inventory.md": inventory, _ROLES: roles_page(roles)}
+    made = {"reference/inventory.md": inventory, _PLAYBOOKS: playbooks_page(), _ROLES: roles_page(roles)}
     for name, told in sorted(modules.items()):
         short = name.removeprefix(f"{COLLECTION}.")
         made[f"{_MODULES}/{short}.md"] = module_page(short, told)
