@@ -47,7 +47,7 @@ class Renderer:
     def __init__(self, plans: Iterable[HostPlan] = ()) -> None:
         self.parts: dict[str, bytes] = {}
         self._users = Counter(
-            id(value) for plan in plans for section in _sections(plan) for value in vars(section).values()
+            id(value) for plan in plans for _, section in _sections(plan) for value in vars(section).values()
         )
         self._items: dict[int, tuple[Any, str]] = {}
         # By identity: comparing two peer lists costs as much as rendering one. The tuple is kept,
@@ -59,13 +59,8 @@ class Renderer:
         entries = [
             f'"schema": {plan.schema}',
             f'"host": {_compact(plan.host)}',
-            f'"wireguard": {self._section(plan.wireguard)}',
-            f'"routes": {self._section(plan.routes)}',
+            *(f'"{name}": {self._section(section)}' for name, section in _sections(plan)),
         ]
-        if plan.edge is not None:
-            entries.append(f'"edge": {self._section(plan.edge)}')
-        if plan.worker is not None:
-            entries.append(f'"worker": {self._section(plan.worker)}')
         return ("{\n  " + ",\n  ".join(entries) + "\n}\n").encode()
 
     def _section(self, section: Any) -> str:
@@ -102,8 +97,9 @@ class Renderer:
         return known[1]
 
 
-def _sections(plan: HostPlan) -> Iterator[Any]:
-    return (section for section in (plan.wireguard, plan.routes, plan.edge, plan.worker) if section is not None)
+def _sections(plan: HostPlan) -> Iterator[tuple[str, Any]]:
+    """The parts of a plan by name, those that it has."""
+    return ((name, section) for name, section in vars(plan).items() if dataclasses.is_dataclass(section))
 
 
 def digest(data: bytes) -> str:

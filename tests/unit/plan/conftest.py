@@ -70,6 +70,7 @@ def _fleets(draw: st.DrawFn) -> Inventory:
             # From the name: nine names in two million numbers, and these do not collide.
             del host["edgewire_id"]
         host["edgewire_keepalive"] = draw(st.sampled_from([0, 25]))
+        host["edgewire_metrics_file"] = draw(st.sampled_from([None, "/srv/edgewire.prom"]))
     workers = fleet["groups"]["edgewire_workers"]
     services = []
     for number in range(draw(st.integers(0, 4))):

@@ -25,6 +25,7 @@ HOST_PROBLEMS: list[tuple[str, str, object, str]] = [
     ("edge6", "edgewire_uplink", "wg0", "wg0 is also the edgewire_wireguard_interface"),
     ("edge7", "edgewire_wireguard_mtu", 1280, "1280 is not a whole number from 1304"),
     ("edge8", "edgewire_wireguard_mtu", 1460, "1460 does not fit"),
+    ("edge9", "edgewire_metrics_file", "/srv/edgewire.txt", "is not an absolute path that ends in .prom"),
     ("edge9", "edgewire_keepalive", -1, "-1 is not a whole number from 0 to 65535 seconds"),
     ("edge10", "edgewire_route_table", 254, "254 is the table of the kernel (main)"),
     ("edge11", "edgewire_route_protocol", 12, "12 is the protocol number of bird"),
