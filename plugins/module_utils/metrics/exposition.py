@@ -8,7 +8,7 @@ read what is written here with its parser.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 Labels = Mapping[str, str]
@@ -47,8 +47,3 @@ def render(families: Iterable[Family]) -> str:
             lines.append(f"# TYPE {family.name} {family.kind}")
             lines += [_line(family.name, labels, value) for labels, value in family.samples]
     return "".join(f"{line}\n" for line in lines)
-
-
-def names(families: Sequence[Family]) -> set[str]:
-    """The names of families, with samples or without."""
-    return {family.name for family in families}

@@ -9,7 +9,9 @@ import re
 from pathlib import Path
 from typing import Any
 
+import promql_parser
 import pytest
+import yaml
 from ansible_collections.edgewire.fleet.plugins.module_utils.metrics import exposition
 from ansible_collections.edgewire.fleet.plugins.module_utils.metrics.families import Families, families_of
 from prometheus_client.parser import text_string_to_metric_families
@@ -105,19 +107,55 @@ def test_the_page_lists_every_metric() -> None:
     assert re.findall(r"^\| `(edgewire_\w+)` \|", page, re.MULTILINE) == [family.name for family in Families().all()]
 
 
-def test_the_dashboard_asks_for_metrics_and_labels_that_there_are() -> None:
+def labels_of(family: exposition.Family) -> set[str]:
+    """The labels that a metric's series have on a box where there is one of everything, and what Prometheus adds."""
+    endpoint = {"service": "dns", "vip": "203.0.113.53", "ports": "53", "endpoint_id": 12, "counters": COUNTERS}
+    told = {
+        "edge": {"services": [service("203.0.113.53", filtered=True)], **REST},
+        "worker": {"endpoints": [{**endpoint, "container_address": "10.88.0.53"}], **REST},
+    }
+    peers = [{"name": "worker1", "public_key": "a", "latest_handshake": 1, "rx_bytes": 1, "tx_bytes": 2}]
+    (found,) = [one for one in families_of(told, peers, "wg0") if one.name == family.name]
+    return {"instance", *(name for labels, _ in found.samples for name in labels)}
+
+
+def asked_for(query: str) -> dict[str, set[str]]:
+    """Metric to labels that a query names, by its grammar; a grouping's labels count for all metrics under it."""
+    found: dict[str, set[str]] = {}
+
+    def walk(node: Any, grouped: frozenset[str]) -> None:
+        if isinstance(node, promql_parser.VectorSelector):
+            found.setdefault(node.name, set()).update(grouped, (m.name for m in node.matchers.matchers))
+        if isinstance(node, promql_parser.AggregateExpr) and node.modifier:
+            grouped |= frozenset(node.modifier.labels)
+        below = [getattr(node, name, None) for name in ("lhs", "rhs", "expr", "vector_selector")]
+        for child in [*below, *(getattr(node, "args", None) or ())]:
+            if child is not None:
+                walk(child, grouped)
+
+    walk(promql_parser.parse(query.replace("$__rate_interval", "2m")), frozenset())
+    return found
+
+
+def dashboard_queries() -> list[str]:
+    """What the panels and variables of the dashboard ask for."""
     dashboard = json.loads(DASHBOARD.read_text())
     queries = [target["expr"] for panel in dashboard["panels"] for target in panel.get("targets", ())]
-    queries += [str(variable["query"]) for variable in dashboard["templating"]["list"] if variable["type"] == "query"]
-    used = {name for query in queries for name in re.findall(r"\bedgewire_\w+", query)}
-    assert used
-    assert used <= exposition.names(Families().all())
-    labels = {name for query in queries for name in re.findall(r"(\w+)\s*=~?\s*\"", query)}
-    labels |= {
-        name
-        for query in queries
-        for names in re.findall(r"(?:by|without) ?\(([^)]*)\)", query)
-        for name in names.split(", ")
-    }
-    known = {"instance", "role", "reason", "event", "service", "vip", "port", "worker", "endpoint_id", "direction"}
-    assert labels <= known | {"container", "peer", "interface", "moved_to", "file"}
+    values = [variable["query"] for variable in dashboard["templating"]["list"] if variable["type"] == "query"]
+    return queries + [re.sub(r"label_values\((\w+), (\w+)\)", r"sum by (\2) (\1)", value) for value in values]
+
+
+def alert_queries() -> list[str]:
+    """Those of the alerts in the documentation."""
+    (block,) = re.findall(r"```yaml\n(groups:.*?)```", (ROOT / "docs/metrics.md").read_text(), re.DOTALL)
+    return [rule["expr"] for group in yaml.safe_load(block)["groups"] for rule in group["rules"]]
+
+
+@pytest.mark.parametrize("query", [*dashboard_queries(), *alert_queries()])
+def test_queries_ask_for_metrics_and_labels_that_there_are(query: str) -> None:
+    known = {family.name: labels_of(family) for family in Families().all()}
+    known["node_textfile_mtime_seconds"] = {"instance", "file"}  # node_exporter's
+    asked = asked_for(query)
+    assert asked
+    for metric, labels in asked.items():
+        assert labels <= known[metric]
