@@ -74,6 +74,8 @@ struct backend {
 	__be16 last_port;
 	struct address vip;
 	__u64 asked_until;  /* ns of CLOCK_MONOTONIC; while its service drains: until when flows stay here */
+	__u32 weight;       /* by which the tables were built; no program looks at it, nor at the next one */
+	__u32 drain_weight;
 };
 
 /* One entry stands for all backends on a worker, so one write takes them all out of service and back. */

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.edgewire.fleet.plugins.module_utils.bpf import contents, edge_state, info, layout
+from ansible_collections.edgewire.fleet.plugins.module_utils.bpf import contents, edge_state, info, layout, map_io
 from ansible_collections.edgewire.fleet.plugins.module_utils.errors import EdgewireError
 from ansible_collections.edgewire.fleet.plugins.module_utils.steps import Step
 from ansible_collections.edgewire.fleet.tests.kernel.bpf_support import (
@@ -326,3 +326,80 @@ def test_the_worker_in_human_terms(worker_box: WorkerBox, plan_file: Path) -> No
         "oversize": "refuse",
     }
     assert info.info("edge") is None
+
+
+@pytest.mark.parametrize("name", ["edge_box", "worker_box"])
+def test_what_is_gathered_changes_nothing(request: pytest.FixtureRequest, name: str) -> None:
+    role, params = {"edge_box": ("edge", EDGE_PARAMS), "worker_box": ("worker", WORKER_PARAMS)}[name]
+    request.getfixturevalue(name)
+    for known in (params, {}):
+        found = contents.gathered(role, known)
+        assert found is not None
+        assert contents.preview(role, found) == []
+        assert contents.preview(role, {**found, "state": "merged"}) == []
+
+
+def test_merging_and_deleting_a_service(edge_box: Box) -> None:
+    service = {"name": "new", "vip": "203.0.113.77", "port": 77}
+    backends = [{"endpoint_id": 77, "worker": "worker1", "weight": 1}]
+    added = {**EDGE_PARAMS, "services": [{**service, "backends": backends}], "state": "merged"}
+    expected = [("add", "backend", "new on worker1 (77)"), ("add", "service", "203.0.113.77:77/udp")]
+    expect_repair("edge", added, [*expected, ("add", "VIP", "203.0.113.77")])
+    last = {"services": [{**service, "backends": backends}], "state": "deleted"}
+    with pytest.raises(EdgewireError, match="last backend"):
+        contents.ensure("edge", last)
+    gone = {"services": [service], "state": "deleted"}
+    assert {step.verb for step in contents.ensure("edge", gone)} == {"remove"}
+    assert contents.preview("edge", gone) == []
+    assert contents.preview("edge", EDGE_PARAMS) == []
+
+
+def test_full_maps_keep_the_old_state(edge_box: Box) -> None:
+    """What does not fit is refused whole, in one error, and not a byte is written."""
+    looked = (
+        "ew_services",
+        "ew_services6",
+        "ew_ranges",
+        "ew_lut",
+        "ew_backends",
+        "ew_endpoints",
+        "ew_vips",
+        "ew_stats",
+    )
+    before = {name: edge_box.maps[name].read() for name in looked}
+    room = edge_state.read(edge_box.maps).capacity
+    many = [
+        {
+            "name": f"s{n}",
+            "vip": f"203.0.113.{n % 250}",
+            "port": 1 + n,
+            "backends": EDGE_PARAMS["services"][0]["backends"],
+        }
+        for n in range(room["services"] + 1)
+    ]
+    for n, service in enumerate(many):
+        service["backends"] = [{"endpoint_id": 1000 + n, "worker": "worker1", "weight": 1}]
+    with pytest.raises(EdgewireError, match=r"services: .*nothing was written"):
+        contents.ensure("edge", {**EDGE_PARAMS, "services": many})
+    assert {name: edge_box.maps[name].read() for name in before} == before
+    assert contents.preview("edge", EDGE_PARAMS) == []
+
+
+def test_a_map_that_others_filled_is_cleared_in_the_same_run(edge_box: Box) -> None:
+    """Full to the last entry (E2BIG): what is not wanted makes room for what comes, and services that stay are kept."""
+    room = edge_state.read(edge_box.maps).capacity["services"]
+    used = len(edge_box.maps["ew_services"].read()[0]) // layout.SERVICE_KEY.size
+    value = bytes(layout.SERVICE.size)
+
+    def stray(port: int) -> map_io.Write:
+        return "ew_services", layout.SERVICE_KEY.pack({"vip": "198.51.100.1", "port": port}), value
+
+    map_io.write(edge_box.maps, [stray(port) for port in range(1, room - used + 1)])
+    with pytest.raises(EdgewireError, match="E2BIG"):
+        map_io.write(edge_box.maps, [stray(1000)])
+    one = {"name": "new", "vip": "203.0.113.77", "port": 77, "backends": []}
+    params = {**EDGE_PARAMS, "services": [*EDGE_PARAMS["services"], one]}
+    contents.ensure("edge", params)
+    assert contents.preview("edge", params) == []
+    contents.ensure("edge", EDGE_PARAMS)
+    assert contents.preview("edge", EDGE_PARAMS) == []

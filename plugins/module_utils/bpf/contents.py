@@ -19,8 +19,11 @@ from ansible_collections.edgewire.fleet.plugins.module_utils.bpf import (
     edge_maps,
     edge_state,
     filters,
+    gather,
     libbpf,
     map_io,
+    rendered,
+    states,
     worker_maps,
 )
 from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.attach import ifindex_of
@@ -76,10 +79,18 @@ class _Checks:
             self.problems.append(f"{what}: {text!r} is no IP address")
             return ""
 
+    def given(self, params: Mapping[str, Any], what: str, *names: str) -> bool:
+        """Whether options are there that only ``state=deleted`` can do without."""
+        missing = [name for name in names if params.get(name) is None]
+        self.problems += [f"{what}: {name} is missing" for name in missing]
+        return not missing
+
     def relays(self, params: Mapping[str, Any], what: str) -> Relays:
         """A host's relay addresses."""
         return Relays(
-            self.address(params["relay_address"], f"relay_address of {what}"),
+            self.address(params["relay_address"], f"relay_address of {what}")
+            if self.given(params, what, "relay_address")
+            else "",
             self.address(params.get("relay_address_ipv6"), f"relay_address_ipv6 of {what}"),
         )
 
@@ -173,34 +184,39 @@ def _filters(params: Mapping[str, Any], checks: _Checks) -> tuple[filters.Filter
     return tuple(made)
 
 
-def edge_wanted(params: Mapping[str, Any], *, may_be_missing: bool = False) -> edge_state.EdgeWanted:
+def edge_wanted(
+    params: Mapping[str, Any], *, may_be_missing: bool = False, elsewhere: bool = False
+) -> edge_state.EdgeWanted:
     """The edge's desired contents from a plan's ``edge`` object.
 
     :param may_be_missing: the WireGuard interface need not exist yet (check mode); its index is then 0.
+    :param elsewhere: the contents are another box's, so no interface need exist here.
     :raises EdgewireError: naming everything that is wrong with it, or the interface that is missing.
     """
     checks = _Checks()
-    workers = {worker["name"]: checks.relays(worker, worker["name"]) for worker in params["workers"]}
-    services = tuple(_service(service, checks) for service in params["services"])
+    workers = {worker["name"]: checks.relays(worker, worker["name"]) for worker in params.get("workers") or ()}
+    services = tuple(_service(service, checks) for service in params.get("services") or ())
     relays = checks.relays(params, "this host")
     _check_services(services, workers, checks)
     wanted_filters = _filters(params, checks)
     checks.raise_if_any()
     return edge_state.EdgeWanted(
         relays,
-        _ifindex(params["wireguard_interface"], may_be_missing),
-        _ifindex(params.get("reply_interface") or params["uplink"], False),
+        _ifindex(params["wireguard_interface"], may_be_missing or elsewhere),
+        _ifindex(params.get("reply_interface") or params["uplink"], elsewhere),
         workers,
         services,
-        frozenset(worker["name"] for worker in params["workers"] if worker.get("state") == "dead"),
+        frozenset(worker["name"] for worker in params.get("workers") or () if worker.get("state") == "dead"),
         wanted_filters,
         bool(params.get("drop_unserved")),
         _mtu(params["wireguard_interface"]),
     )
 
 
-def _endpoint(params: Mapping[str, Any], checks: _Checks) -> worker_maps.EndpointWanted:
+def _endpoint(params: Mapping[str, Any], checks: _Checks) -> worker_maps.EndpointWanted | None:
     what = f"endpoint {params['endpoint_id']}"
+    if not checks.given(params, what, "service", "vip", "port", "container_address", "container_port"):
+        return None
     first, last = checks.ports(params, what)
     endpoint = worker_maps.EndpointWanted(
         endpoint_id=params["endpoint_id"],
@@ -223,8 +239,12 @@ def _endpoint(params: Mapping[str, Any], checks: _Checks) -> worker_maps.Endpoin
     return endpoint
 
 
-def _moved(params: Mapping[str, Any], workers: Mapping[str, Relays], checks: _Checks) -> worker_maps.EndpointWanted:
+def _moved(
+    params: Mapping[str, Any], workers: Mapping[str, Relays], checks: _Checks
+) -> worker_maps.EndpointWanted | None:
     what = f"endpoint {params['endpoint_id']}"
+    if not checks.given(params, what, "service", "vip", "port", "moved_to"):
+        return None
     first, last = checks.ports(params, what)
     vip, name = checks.address(params["vip"], f"vip of {what}"), params["moved_to"]
     relay = workers[name].for_vip(vip) if name in workers else ""
@@ -233,36 +253,72 @@ def _moved(params: Mapping[str, Any], workers: Mapping[str, Relays], checks: _Ch
     return worker_maps.EndpointWanted(params["endpoint_id"], params["service"], vip, first, last, relay, 0, moved=True)
 
 
-def worker_wanted(params: Mapping[str, Any], *, may_be_missing: bool = False) -> worker_maps.WorkerWanted:
+def worker_wanted(
+    params: Mapping[str, Any], *, may_be_missing: bool = False, elsewhere: bool = False
+) -> worker_maps.WorkerWanted:
     """The worker's desired contents from a plan's ``worker`` object; see :func:`edge_wanted`."""
     checks = _Checks()
-    endpoints = tuple(_endpoint(endpoint, checks) for endpoint in params["endpoints"])
+    found = [_endpoint(endpoint, checks) for endpoint in params.get("endpoints") or ()]
     workers = {worker["name"]: checks.relays(worker, worker["name"]) for worker in params.get("workers") or ()}
-    endpoints += tuple(_moved(endpoint, workers, checks) for endpoint in params.get("moved") or ())
-    edges = {edge["name"]: checks.relays(edge, edge["name"]) for edge in params["edges"]}
+    found += [_moved(endpoint, workers, checks) for endpoint in params.get("moved") or ()]
+    endpoints = tuple(endpoint for endpoint in found if endpoint is not None)
+    edges = {edge["name"]: checks.relays(edge, edge["name"]) for edge in params.get("edges") or ()}
     relays = checks.relays(params, "this host")
     checks.unique_endpoints(endpoint.endpoint_id for endpoint in endpoints)
     checks.raise_if_any()
     return worker_maps.WorkerWanted(
         relays,
-        _ifindex(params["wireguard_interface"], may_be_missing),
-        _ifindex(params["container_interface"], False),
+        _ifindex(params["wireguard_interface"], may_be_missing or elsewhere),
+        _ifindex(params["container_interface"], elsewhere),
         {**edges, **workers},
         endpoints,
-        _ifindex(params["uplink"], not any(endpoint.direct for endpoint in endpoints)),
+        _ifindex(params["uplink"], elsewhere or not any(endpoint.direct for endpoint in endpoints)),
         _mtu(params["wireguard_interface"]),
     )
+
+
+def _whole(role: str, params: Mapping[str, Any], maps: map_io.Maps | None) -> Mapping[str, Any]:
+    """All that shall be there, by ``params["state"]`` (default overridden) and, where that counts, what is there."""
+    state = params.get("state", "overridden")
+    if state == "overridden" or (maps is None and state == "merged"):
+        return params
+    if maps is None:
+        raise EdgewireError(f"the {role} programs do not run on this box, so there is nothing to delete")
+    running = gather.gather(role, maps, params)
+    if state == "merged":
+        return states.merged(role, params, running)
+    return states.deleted(role, params, running, bool(params.get("force")))
 
 
 def _plan(
     role: str, params: Mapping[str, Any], maps: map_io.Maps | None, may_be_missing: bool
 ) -> tuple[list[Step], Sequence[map_io.Change]]:
     cpus = libbpf.possible_cpus() if maps else 1
+    params = _whole(role, params, maps)
     if role == "edge":
         edge = edge_wanted(params, may_be_missing=may_be_missing)
         return edge_maps.plan(edge, edge_state.read(maps) if maps else edge_state.EMPTY, cpus, time.monotonic_ns())
     worker = worker_wanted(params, may_be_missing=may_be_missing)
     return worker_maps.plan(worker, worker_maps.read(maps) if maps else worker_maps.EMPTY, cpus)
+
+
+def render(role: str, params: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """What would be written to empty maps, see :func:`rendered.rendered`; touches nothing, and no map is opened.
+
+    Interfaces that do not exist here have index 0.
+    """
+    changes: Sequence[map_io.Change]
+    if role == "edge":
+        _, changes = edge_maps.plan(edge_wanted(params, elsewhere=True), edge_state.EMPTY)
+    else:
+        _, changes = worker_maps.plan(worker_wanted(params, elsewhere=True), worker_maps.EMPTY)
+    return rendered.rendered(role, changes)
+
+
+def gathered(role: str, params: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What runs, as options that would change nothing; None where the role does not run. ``params`` may give names."""
+    with map_io.running_maps(role) as maps:
+        return None if maps is None else gather.gather(role, maps, params)
 
 
 def preview(role: str, params: Mapping[str, Any], *, may_be_missing: bool = False) -> list[Step]:

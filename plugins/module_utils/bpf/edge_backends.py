@@ -42,6 +42,8 @@ def plan_backends(
             "worker": name_of.get(backend["worker"]) or names.get(relay, relay),
             "endpoint_id": backend["endpoint_id"],
             "reply_entry": reply,
+            "weight": backend["weight"],
+            **({"drain_weight": backend["drain_weight"]} if backend["drain_weight"] else {}),
             **({"old flows until": f"{until / 1e9:.0f} s of uptime"} if (until := backend["asked_until"]) else {}),
         }
 
@@ -64,6 +66,8 @@ def plan_backends(
                 "last_port": service.last_port,
                 "vip": service.vip,
                 "asked_until": until.get(eid, 0),
+                "weight": backend.weight,
+                "drain_weight": backend.drain_weight,
             }
             found, reply = state.backends.get(slot), state.endpoints.get(eid) == slot
             if found == record and reply:

@@ -48,7 +48,8 @@ def read_names() -> Names:
     return {"hosts": {}, "services": {}}
 
 
-def _interface(ifindex: int) -> str | None:
+def interface_name(ifindex: int) -> str | None:
+    """An interface's name by its index; None where there is none."""
     with suppress(OSError):
         return socket.if_indextoname(ifindex)
     return None
@@ -155,8 +156,8 @@ def _edge_info(maps: map_io.Maps) -> dict[str, Any]:
         "relay_address": state.config["relay"],
         "relay_address_ipv6": state.config["relay6"],
         "uplink": map_io.find_attached("edge").get("edge_xdp", (None,))[0],
-        "reply_interface": _interface(state.config["uplink_ifindex"]),
-        "wireguard_interface": _interface(state.config["wireguard_ifindex"]),
+        "reply_interface": interface_name(state.config["uplink_ifindex"]),
+        "wireguard_interface": interface_name(state.config["wireguard_ifindex"]),
         "services": services,
     }
 
@@ -193,9 +194,9 @@ def _worker_info(maps: map_io.Maps) -> dict[str, Any]:
     return {
         "relay_address": state.config["relay"],
         "relay_address_ipv6": state.config["relay6"],
-        "wireguard_interface": _interface(state.config["wireguard_ifindex"]),
-        "container_interface": _interface(state.config["container_ifindex"]),
-        "uplink": _interface(state.config["uplink_ifindex"]),
+        "wireguard_interface": interface_name(state.config["wireguard_ifindex"]),
+        "container_interface": interface_name(state.config["container_ifindex"]),
+        "uplink": interface_name(state.config["uplink_ifindex"]),
         "edges": [{"name": names["hosts"].get(relay), "relay_address": relay} for relay in sorted(state.edges)],
         "endpoints": endpoints,
         "moved": moved,

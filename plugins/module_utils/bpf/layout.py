@@ -76,6 +76,8 @@ BACKEND = Record(
         ("last_port", "be16"),
         ("vip", "address"),
         ("asked_until", "u64"),
+        ("weight", "u32"),
+        ("drain_weight", "u32"),
     ),
 )
 MOVED_KEY = Record("moved_key", (("vip", "address"), ("client", "address"), ("port", "be16"), ("client_port", "be16")))

@@ -54,14 +54,19 @@ def _listed(**options: dict[str, Any]) -> dict[str, Any]:
 _STR: dict[str, Any] = {"type": "str", "required": True}
 _INT: dict[str, Any] = {"type": "int", "required": True}
 _OVERSIZE: dict[str, Any] = {"type": "str", "choices": ["refuse", "fragment"], "default": "refuse"}
-_HOST: dict[str, Any] = {"name": _STR, "relay_address": _STR, "relay_address_ipv6": {"type": "str"}}
+_HOST: dict[str, Any] = {"name": _STR, "relay_address": {"type": "str"}, "relay_address_ipv6": {"type": "str"}}
 _COUNT: dict[str, Any] = {"type": "int"}
 _NETWORKS: dict[str, Any] = {"type": "list", "elements": "str", "default": []}
+
+STATES = ["merged", "overridden", "deleted", "gathered", "rendered"]
 
 # The options of forwarder_map: a plan's ``edge`` or ``worker`` object, flat.
 CONTENTS_SPEC: dict[str, Any] = {
     "role": {"type": "str", "choices": ["edge", "worker"], "required": True},
-    "relay_address": _STR,
+    "state": {"type": "str", "choices": STATES, "default": "overridden"},
+    "force": {"type": "bool", "default": False},
+    "contents": {"type": "dict"},
+    "relay_address": {"type": "str"},
     "relay_address_ipv6": {"type": "str"},
     "wireguard_interface": {"type": "str", "default": "wg0"},
     "uplink": {"type": "str", "default": "eth0"},
@@ -96,22 +101,22 @@ CONTENTS_SPEC: dict[str, Any] = {
     "edges": _listed(**_HOST),
     "endpoints": _listed(
         endpoint_id=_INT,
-        service=_STR,
-        vip=_STR,
-        port=_INT,
+        service={"type": "str"},
+        vip={"type": "str"},
+        port={"type": "int"},
         last_port={"type": "int"},
-        container_address=_STR,
-        container_port=_INT,
+        container_address={"type": "str"},
+        container_port={"type": "int"},
         reply={"type": "str", "choices": ["edge", "direct"], "default": "edge"},
         drain_idle={"type": "int", "default": 60},
         oversize=_OVERSIZE,
     ),
     "moved": _listed(
         endpoint_id=_INT,
-        service=_STR,
-        vip=_STR,
-        port=_INT,
+        service={"type": "str"},
+        vip={"type": "str"},
+        port={"type": "int"},
         last_port={"type": "int"},
-        moved_to=_STR,
+        moved_to={"type": "str"},
     ),
 }

@@ -343,7 +343,13 @@ def test_steps_speak_of_addresses_names_and_shares() -> None:
     steps, writes = plan(wanted, maps)
     told = {(step.verb, step.kind, step.name): step.after for step in steps}
     backend = told["add", "backend", "dns on worker1 (7)"]
-    assert backend == {"service": "203.0.113.53:53/udp", "worker": "worker1", "endpoint_id": 7, "reply_entry": True}
+    assert backend == {
+        "service": "203.0.113.53:53/udp",
+        "worker": "worker1",
+        "endpoint_id": 7,
+        "reply_entry": True,
+        "weight": 1,
+    }
     table = told["add", "service", "203.0.113.53:53/udp"]
     assert table is not None
     assert (table["name"], table["backends"]) == ("dns", {"worker1 (7)": 1.0})
