@@ -13,6 +13,8 @@ description:
     brings back WireGuard, routes, programs and map contents with no controller around, through the code that the modules use.
   - The programs come from the build that M(edgewire.fleet.xdp_forwarder) or M(edgewire.fleet.tc_delivery) kept on the box, so
     neither headers nor a compiler are needed. Where the kernel does not take that build, it is compiled anew.
+  - Another unit brings back what a link takes along that goes down and up, which are routes and IPv6 addresses. systemd starts
+    it when it hears of a link that has come up; nothing runs meanwhile.
   - What cannot be restored fails the unit, which says what to do and tries again every 15 seconds. Nothing is served until then.
   - Where the plan has C(metrics), leaves a timer as well that writes the box's counters for Prometheus every so many seconds, which
     M(edgewire.fleet.forwarder_metrics) does once. It runs as soon as it is there. Where the plan has none, a timer that was
@@ -38,6 +40,12 @@ options:
   plan:
     description: The host's plan, as M(edgewire.fleet.fleet_plan) wrote it on the controller. Needed with O(state=present).
     type: dict
+  plan_file:
+    description:
+      - Where M(edgewire.fleet.mesh) or M(edgewire.fleet.host_plan) keeps the plan that was last given. While that is another
+        one, nothing is mended after a link's flapping.
+    type: path
+    default: /etc/edgewire/plan.json
   preshared_secret:
     description: The same as given to M(edgewire.fleet.wireguard). Without it, keys that lie on the box stay as they are.
     type: str
@@ -96,6 +104,7 @@ def main() -> None:
     run_module(
         {
             "plan": {"type": "dict"},
+            "plan_file": {"type": "path", "default": "/etc/edgewire/plan.json"},
             "preshared_secret": {"type": "str", "no_log": True},
             "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
             **options.CAPACITY_SPEC,

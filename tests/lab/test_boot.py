@@ -55,6 +55,20 @@ def test_boxes_come_back_without_a_controller_and_without_a_compiler(lab: Lab) -
         lab.run("edge1", "sh", "-c", headers.format("build.away", "build"))
 
 
+def test_a_box_mends_by_itself_what_a_flapping_link_took_along(lab: Lab) -> None:
+    ask = "ip route show table 7700; ip -6 route show table 7700; ip -o addr show dev wg0 scope global"
+
+    def shown() -> list[str]:
+        return sorted(lab.run("edge1", "sh", "-c", ask).stdout.splitlines())
+
+    before = shown()
+    assert sum("wg0" in line for line in before) == 4
+    lab.run("edge1", "sh", "-c", "ip link set wg0 down; ip link set wg0 up")
+    until(lambda: shown() == before, 60)
+    lab.playbook("edgewire.fleet.verify", "--limit", "edge1")
+    assert answer(lab)
+
+
 def test_a_box_whose_plan_is_damaged_says_so_and_serves_nothing(lab: Lab) -> None:
     lab.run("edge2", "sh", "-c", "echo '{' >/var/lib/edgewire/boot/plan.json")
     reboot(lab, "edge2")

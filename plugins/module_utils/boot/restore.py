@@ -8,13 +8,13 @@ Programs without map contents serve nothing, so a box that gets only half-way do
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ansible_collections.edgewire.fleet.plugins.module_utils.boot.stored import read_json
 from ansible_collections.edgewire.fleet.plugins.module_utils.bpf import attach, contents, forwarder, options
 from ansible_collections.edgewire.fleet.plugins.module_utils.errors import EdgewireError
 from ansible_collections.edgewire.fleet.plugins.module_utils.routes import backend as routes
@@ -49,22 +49,6 @@ def restore(settings: Mapping[str, Any]) -> list[Step]:
                 steps += forwarder.ensure(options.programs_from(role, plan[role], build), build)
                 steps += contents.ensure(role, plan[role])
     return steps
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A file that holds one JSON object.
-
-    :raises EdgewireError: where it is not there or is something else; its content is not quoted.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise EdgewireError(f"{path}: {error.strerror}") from None
-    except ValueError:
-        content = None
-    if not isinstance(content, dict):
-        raise EdgewireError(f"{path}: damaged, it holds no JSON object")
-    return content
 
 
 def _wants_preshared(plan: Mapping[str, Any]) -> bool:

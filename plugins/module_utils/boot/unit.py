@@ -1,6 +1,7 @@
 # SPDX-FileCopyrightText: 2026 The edgewire.fleet contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a box runs with no controller around: what restores it at boot, and, where asked for, what writes its metrics.
+"""What a box runs with no controller around: what restores it at boot, what mends it when links flap, and, where asked
+for, what writes its metrics.
 
 To restore itself it needs its plan, the program that applies it, and the systemd unit that runs that.
 
@@ -16,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.edgewire.fleet.plugins.module_utils.boot import bundle, timer
+from ansible_collections.edgewire.fleet.plugins.module_utils.boot import bundle, links, timer
 from ansible_collections.edgewire.fleet.plugins.module_utils.errors import EdgewireError
 from ansible_collections.edgewire.fleet.plugins.module_utils.files import write_if_changed
 from ansible_collections.edgewire.fleet.plugins.module_utils.steps import Step, make_step
@@ -58,7 +59,8 @@ WantedBy=multi-user.target
 """
 
 
-_ABSENT: timer.Wanted = dict.fromkeys((UNIT_FILE, PROGRAM, SETTINGS, PRESHARED, PLAN), (None, 0, ""))
+_FILES = (UNIT_FILE, PROGRAM, SETTINGS, PRESHARED, PLAN)
+_ABSENT: timer.Wanted = {**dict.fromkeys(_FILES, (None, 0, "")), **links.ABSENT}
 
 
 @dataclass(frozen=True)
@@ -82,23 +84,26 @@ class Enable:
 
 
 def plan(params: Mapping[str, Any], root: Path = Path("/")) -> list[Step]:
-    """The steps that make, or with ``state`` absent remove, what the box needs at boot.
+    """The steps that make, or with ``state`` absent remove, what the box needs at boot and when links flap.
 
-    ``params`` are the module's options: ``plan``, ``sources`` by role, ``capacity`` and, where the fleet has one,
-    ``preshared_secret``. The secret itself stays off the box; the keys of its own pairs are kept, like its
+    ``params`` are the module's options: ``plan``, ``plan_file``, ``sources`` by role, ``capacity`` and, where the fleet
+    has one, ``preshared_secret``. The secret itself stays off the box; the keys of its own pairs are kept, like its
     private key, for root alone.
     """
     absent = params.get("state") == "absent"
     metrics = None if absent else params["plan"].get("metrics")
-    # A timer that is not wanted stops before what it wrote is removed, one that is starts when all is there.
-    switch = _switch(root, timer.UNIT, timer.ENABLED, timer.TIMER, bool(metrics), runs=True)
+    # What runs and is not wanted stops before its files go, what is starts when all is there.
+    runs = [
+        (bool(metrics), _switch(root, timer.UNIT, timer.ENABLED, timer.TIMER, bool(metrics), runs=True)),
+        (not absent, _switch(root, links.UNIT, links.ENABLED, links.SOCKET, not absent, runs=True)),
+    ]
     wanted = {**(_ABSENT if absent else _present(params)), **timer.wanted(metrics, root)}
-    steps = [] if metrics else switch
+    steps = [step for is_wanted, switch in runs for step in switch if not is_wanted]
     steps += [
         step for path, (content, mode, shown) in wanted.items() if (step := _file(root, path, content, mode, shown))
     ]
     steps += _switch(root, UNIT, ENABLED, UNIT_FILE, not absent)
-    return steps + switch if metrics else steps
+    return steps + [step for is_wanted, switch in runs for step in switch if is_wanted]
 
 
 def _switch(root: Path, unit: str, link: Path, target: Path, wanted: bool, runs: bool = False) -> list[Step]:
@@ -139,6 +144,7 @@ def _present(params: Mapping[str, Any]) -> timer.Wanted:
         SETTINGS: (_json(settings), 0o644, "sources and settings of this version"),
         PROGRAM: (bundle.archive(), 0o644, "the program of this version"),
         UNIT_FILE: (unit.encode(), 0o644, "the unit of this version"),
+        **links.wanted(f"/{PLAN}", params["plan_file"]),
     }
     if names and secret is None:  # whether the keys on the box are right cannot be told without it
         del wanted[PRESHARED]
@@ -186,8 +192,10 @@ def perform(steps: list[Step], root: Path = Path("/")) -> None:
         return
     _must("daemon-reload")
     started = [step.op.unit for step in units if isinstance(step.op, Enable) and step.op.runs and step.op.wanted]
-    if started or any(step.name == f"/{timer.TIMER}" and step.after for step in units):
-        _must("restart", timer.UNIT)
+    written = [Path(step.name).name for step in units if step.kind == "file" and step.after]
+    for name in (timer.UNIT, links.UNIT):
+        if name in (*started, *written):
+            _must("restart", name)
 
 
 def _systemctl(*arguments: str) -> subprocess.CompletedProcess[str]:

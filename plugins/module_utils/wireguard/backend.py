@@ -131,6 +131,19 @@ def apply_absent(interface: str, force: bool, check_mode: bool, sole: bool = Fal
     return Outcome([*left, *removed, *steps], None, {}, [])
 
 
+def readdress(params: Mapping[str, Any]) -> list[Step]:
+    """Give a device of ours that is up the addresses that it lacks, and change nothing else; what was done."""
+    desired = desired_from_params(params)
+    with Host(desired.interface) as host:
+        observed = host.observe()
+        if observed is None or not observed.owned or not observed.up:
+            return []
+        steps = planner.plan_lost_addresses(desired, observed)
+        for operation in ordered(steps):
+            host.perform(operation)
+    return steps
+
+
 def rendered(params: Mapping[str, Any]) -> dict[str, str]:
     """The device that ``params`` want as files, path -> content; looks at nothing on this host."""
     return render.rendered(desired_from_params(params))

@@ -173,11 +173,17 @@ def _device(desired: DesiredDevice, observed: ObservedDevice | None, public_key:
     yield make_step("device", desired.interface, before, after, tuple(operations))
 
 
+def plan_lost_addresses(desired: DesiredDevice, observed: ObservedDevice | None) -> list[Step]:
+    """The steps that add the addresses which the device lacks."""
+    lacking = desired.addresses - (observed.addresses if observed else frozenset())
+    shown = {"interface": desired.interface}
+    return [make_step("address", address, None, shown, (AddAddress(address),)) for address in sorted(lacking)]
+
+
 def _addresses(desired: DesiredDevice, observed: ObservedDevice | None) -> Iterator[Step]:
+    yield from plan_lost_addresses(desired, observed)
     have = observed.addresses if observed else frozenset()
     shown = {"interface": desired.interface}
-    for address in sorted(desired.addresses - have):
-        yield make_step("address", address, None, shown, (AddAddress(address),))
     if purging(desired, observed):
         for address in sorted(have - desired.addresses):
             yield make_step("address", address, shown, None, (RemoveAddress(address),))

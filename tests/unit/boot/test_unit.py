@@ -5,14 +5,16 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from base64 import b64decode
 from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.edgewire.fleet.plugins.module_utils.boot import timer, unit
+from ansible_collections.edgewire.fleet.plugins.module_utils.boot import links, timer, unit
 from ansible_collections.edgewire.fleet.plugins.module_utils.wireguard.preshared import derive
 
+LINKS_FILES = [("add", f"/{path}") for path in (links.SETTINGS, links.PROGRAM, links.SERVICE, links.SOCKET)]
 SECRET = "not a secret, only long enough for one"
 
 
@@ -21,6 +23,7 @@ def params(preshared: bool = False, secret: str | None = None, role: str = "edge
     peers = [{"name": "worker1", "preshared": preshared}]
     return {
         "plan": {"host": "edge1", "wireguard": {"peers": peers}, role: {"uplink": "eth0"}},
+        "plan_file": "/etc/edgewire/plan.json",
         "sources": {"edge": "edge source", "worker": "worker source"},
         "capacity": {},
         "preshared_secret": secret,
@@ -50,11 +53,13 @@ def test_it_is_all_there_after_one_run_and_gone_after_another(tmp_path: Path) ->
         ("add", "/var/lib/edgewire/boot/settings.json"),
         ("add", "/var/lib/edgewire/boot/restore.pyz"),
         ("add", f"/{unit.UNIT_FILE}"),
+        *LINKS_FILES,
         ("change", unit.UNIT),
+        ("change", links.UNIT),
     ]
     settings = json.loads((tmp_path / unit.SETTINGS).read_text())
     assert settings["sources"] == {"edge": "edge source"}
-    assert len(apply(tmp_path, {**params(), "plan": None, "state": "absent"})) == 6
+    assert len(apply(tmp_path, {**params(), "plan": None, "state": "absent"})) == 11
     assert files(tmp_path) == []
     assert not (tmp_path / "var/lib/edgewire").exists()
 
@@ -63,6 +68,7 @@ def test_it_is_all_there_after_one_run_and_gone_after_another(tmp_path: Path) ->
     "damage",
     [
         pytest.param(lambda root: (root / unit.ENABLED).unlink(), id="disabled"),
+        pytest.param(lambda root: (root / links.ENABLED).unlink(), id="links not heard at boot"),
         pytest.param(lambda root: (root / unit.UNIT_FILE).write_text("[Unit]\n"), id="unit edited"),
         pytest.param(lambda root: (root / unit.PROGRAM).unlink(), id="program gone"),
         pytest.param(lambda root: (root / unit.SETTINGS).write_text("{}"), id="settings of another version"),
@@ -77,6 +83,15 @@ def test_whatever_is_damaged_is_named_and_mended(tmp_path: Path, damage: Any) ->
     apply(tmp_path, options)
     damage(tmp_path)
     assert len(apply(tmp_path, options)) == 1
+
+
+def test_a_socket_that_nobody_listens_at_is_a_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    apply(tmp_path, params())
+    (tmp_path / "run/systemd/system").mkdir(parents=True)
+    for status, expected in ((0, []), (3, [("change", links.UNIT, {"state": "stopped"}, {"state": "enabled"})])):
+        monkeypatch.setattr(unit, "_systemctl", lambda *_, status=status: subprocess.CompletedProcess([], status))
+        steps = unit.plan(params(), tmp_path)
+        assert [(step.verb, step.name, step.before, step.after) for step in steps] == expected
 
 
 def test_keys_are_for_root_alone_and_shown_nowhere(tmp_path: Path) -> None:
