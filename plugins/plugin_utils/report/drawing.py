@@ -2,18 +2,25 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Where things are in the drawing of the fleet: edges, workers and services in three columns, as a packet meets them.
 
-Up to a dozen or two in a column are boxes with names, more are small squares; lines are drawn all or, where there
-would be too many to see, only those that are not well. Lengths are in units of the drawing, of ``Size.width``.
+Up to a dozen or two in a column are boxes with names, more are small squares, and of very many only those that are
+worst off. Lines are drawn all or, where there would be too many to see, only those that are not well. Lengths are in
+units of the drawing, of ``Size.width``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ansible_collections.edgewire.fleet.plugins.plugin_utils.report.model import FleetReport, HostReport, ServiceReport
+from ansible_collections.edgewire.fleet.plugins.plugin_utils.report.model import (
+    STATES,
+    FleetReport,
+    HostReport,
+    ServiceReport,
+)
 
 MOST_BOXES = 20
+MOST_SQUARES = 480
 MOST_LINES = 240
 _WELL = ("up", "live")
 
@@ -167,13 +174,17 @@ def _line(start: Node, end: Node, state: str, title: str) -> Line:
     return Line(path, state, title)
 
 
-def _fewer(lines: Iterable[Line]) -> tuple[list[Line], int]:
-    """The lines that are drawn, and how many are not."""
-    lines = list(lines)
-    if len(lines) <= MOST_LINES:
-        return lines, 0
-    drawn = [line for line in lines if line.state not in _WELL][:MOST_LINES]
-    return drawn, len(lines) - len(drawn)
+def _connect(
+    starts: Mapping[str, Node], ends: Mapping[str, Node], links: Sequence[tuple[str, str, str, str]]
+) -> tuple[list[Line], int]:
+    """The lines that are drawn for links (start, end, state, title), and how many are not."""
+    wanted = links if len(links) <= MOST_LINES else [link for link in links if link[2] not in _WELL][:MOST_LINES]
+    drawn = [
+        _line(starts[one], ends[other], state, title)
+        for one, other, state, title in wanted
+        if one in starts and other in ends
+    ]
+    return drawn, len(links) - len(drawn)
 
 
 def draw(report: FleetReport, size: Size) -> Drawing:
@@ -183,23 +194,32 @@ def draw(report: FleetReport, size: Size) -> Drawing:
         "workers": [_host(host, size) for host in report.workers],
         "services": [_service(service, size) for service in report.services],
     }
+    counts = {heading: len(those) for heading, those in things.items()}
+    for heading, those in things.items():
+        if len(those) > MOST_SQUARES:
+            things[heading] = sorted(those, key=lambda thing: STATES.index(thing[1]))[:MOST_SQUARES]
     columns, places = [], []
     tallest = max(_height(len(those), size) for those in things.values())
     for number, (heading, those) in enumerate(things.items()):
         x = 1 + number * (size.column + size.gap)
-        columns.append(Column(f"{len(those)} {heading if len(those) != 1 else heading[:-1]}", x))
+        left_out = f", {MOST_SQUARES} drawn" if counts[heading] > MOST_SQUARES else ""
+        columns.append(Column(f"{counts[heading]:,} {heading if counts[heading] != 1 else heading[:-1]}{left_out}", x))
         places.append(_place(those, x, _TOP + (tallest - _height(len(those), size)) / 2, size))
     edges, workers, services = places
     hosts = {**edges, **workers}
-    sessions, omitted = _fewer(
-        _line(hosts[one], hosts[other], state, f"{one} and {other}: session {state}")
-        for (one, other), state in report.sessions.items()
+    sessions, omitted = _connect(
+        hosts,
+        hosts,
+        [(one, other, state, f"{one} and {other}: session {state}") for (one, other), state in report.sessions.items()],
     )
-    serving, more = _fewer(
-        _line(workers[worker], services[service.name], state, f"{service.name} on {worker}: {state}")
-        for service in report.services
-        for worker, state in service.backends.items()
-        if worker in workers
+    serving, more = _connect(
+        workers,
+        services,
+        [
+            (worker, service.name, state, f"{service.name} on {worker}: {state}")
+            for service in report.services
+            for worker, state in service.backends.items()
+        ],
     )
     nodes = [node for place in places for node in place.values()]
     height = max((node.y + node.height for node in nodes), default=_TOP) + 1

@@ -140,6 +140,15 @@ def test_a_fleet_of_400_stays_a_page() -> None:
     assert len(page.render(fleet(40, 360))) < 600_000
 
 
+def test_of_thousands_the_worst_off_are_drawn() -> None:
+    names = [f"worker{n:04}" for n in range(1000)]
+    told = {name: verdict({}) for name in names} | {names[-1]: verdict({}, [DRIFT])}
+    drawn = drawing.draw(report(**told), drawing.WIDE)
+    assert len(drawn.nodes) == drawing.MOST_SQUARES
+    assert [node.state for node in drawn.nodes].count("drift") == 1
+    assert drawn.columns[1].heading == f"1,000 workers, {drawing.MOST_SQUARES} drawn"
+
+
 @pytest.mark.parametrize("size", [drawing.WIDE, drawing.NARROW])
 @given(edges=st.integers(0, 45), workers=st.integers(0, 45))
 def test_nothing_overlaps_or_leaves_the_drawing(size: drawing.Size, edges: int, workers: int) -> None:
