@@ -167,6 +167,7 @@ struct icmp6_answer {
 };
 
 #define ICMP_TTL 64
+#define ICMP_TOS 0xc0  /* internetwork control (RFC 1812 section 4.3.2.5) */
 
 static __always_inline void turn_ethernet(struct ethhdr *eth)
 {
@@ -226,7 +227,7 @@ static __always_inline int answer_error(struct __sk_buff *skb, __u8 type, __u8 c
 	answer.ip = (struct iphdr){
 		.version = 4,
 		.ihl = 5,
-		.tos = 0xc0,  /* internetwork control (RFC 1812 section 4.3.2.5) */
+		.tos = ICMP_TOS,
 		.tot_len = bpf_htons(sizeof(answer.ip) + sizeof(answer.icmp) + quoted),
 		.frag_off = bpf_htons(IP_FLAG_DONT_FRAGMENT),
 		.ttl = ICMP_TTL,

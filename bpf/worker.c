@@ -160,7 +160,7 @@ static __always_inline int take_in(struct __sk_buff *skb, const struct worker_co
 	if (!endpoint)
 		return tc_drop(reason);
 	if (relay.ip.ttl <= 1)
-		return tc_drop(DROP_TTL_EXPIRED);
+		return answer_expired(skb, config, &relay, endpoint);
 	if (!address_is_v4(&endpoint->container))
 		return tc_drop(DROP_UNKNOWN_ENDPOINT);
 	is_icmp = relay.ip.protocol == IPPROTO_ICMP;
@@ -210,7 +210,7 @@ static __always_inline int take_in6(struct __sk_buff *skb, const struct worker_c
 	if (!endpoint)
 		return tc_drop(reason);
 	if (relay.ip.hop_limit <= 1)
-		return tc_drop(DROP_TTL_EXPIRED);
+		return answer_expired6(skb, config, &relay, endpoint);
 	if (address_is_v4(&endpoint->container))
 		return tc_drop(DROP_UNKNOWN_ENDPOINT);
 	is_icmp = relay.option.next_header == IPPROTO_ICMPV6;

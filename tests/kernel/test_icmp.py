@@ -49,7 +49,7 @@ from ansible_collections.edgewire.fleet.tests.kernel.bpf_support import (
     unwrapped,
     wrapped,
 )
-from scapy.layers.inet import ICMP, IP, IPOption
+from scapy.layers.inet import ICMP, IP, UDP, IPOption
 from scapy.layers.inet6 import (
     ICMPv6DestUnreach,
     ICMPv6EchoRequest,
@@ -318,6 +318,56 @@ def test_no_error_answers_a_broadcast_frame(edge_box: Box, net: Net) -> None:
     edge_box.wire.send(frame(query(net, ttl=1), destination="ff:ff:ff:ff:ff:ff"))
     assert at_client(edge_box, ping(net, payload=b"marker")).endswith(b"marker")
     assert counted.moved() == ({"ttl_expired": 1}, {"echo_answered": 1})
+
+
+def last_hop(net: Net, length: int = 100, inner: bytes | None = None, **more: Any) -> bytes:
+    """A request to "echo" as it comes out of the tunnel on the worker, with one hop left."""
+    inner = inner or sized(net, net.client, net.echo_vip, SPORT, ECHO_PORT, length, ttl=1)
+    client = source_of_packet(inner)
+    return relay_packet(net.edge_relay, net.worker_relay, net.echo_endpoint, client, inner, **{"ttl": 1, **more})
+
+
+@pytest.mark.parametrize("length", [50, 61, 64, 300, 1391])
+def test_a_request_whose_time_is_up_at_the_worker_is_answered_from_the_vip(
+    edge_box: Box, worker_box: WorkerBox, net: Net, length: int
+) -> None:
+    counted, at_edge = Counted(worker_box), Counted(edge_box)
+    worker_box.tun.write(last_hop(net, length))
+    got = worker_box.tun.read()
+    assert source_of_packet(got) == net.worker_relay
+    assert counted.moved() == ({"ttl_expired": 1}, {"time_exceeded_sent": 1})
+    edge_box.tun.write(got)
+    about = sized(net, net.client, net.echo_vip, SPORT, ECHO_PORT, length, ttl=1)
+    error = edge_box.wire.read()[14:]
+    expect_error(net, error, net.echo_vip, net.client, TIME_EXCEEDED[net.version], 0, about)
+    assert at_edge.moved() == ({}, {"error_relayed": 1})
+
+
+def not_answered_at_the_worker(net: Net) -> list[bytes]:
+    """Requests with one hop left whose client no edge would tell."""
+    plain = datagram(net.client, net.echo_vip, SPORT, ECHO_PORT, bytes(2000), ttl=1)
+    found = [
+        last_hop(net, inner=cut(plain, 77)[1]),
+        in_stage(last_hop(net), 3),
+        in_stage(last_hop(net), 4),
+        last_hop(net)[:-1],
+        last_hop(net, inner=datagram("ff02::1" if net is V6 else "224.0.0.5", net.echo_vip, SPORT, ECHO_PORT)),
+    ]
+    if net is V6:
+        return [*found, last_hop(net, inner=extended(query(net), EMPTY_DESTINATION))]
+    options = IP(src=net.client, dst=net.echo_vip, options=[IPOption(b"\x01" * 4)]) / UDP(sport=SPORT, dport=ECHO_PORT)
+    return [*found, last_hop(net, inner=bytes(options))]
+
+
+def test_requests_that_the_worker_drops_in_silence(worker_box: WorkerBox, net: Net) -> None:
+    counted = Counted(worker_box)
+    packets = not_answered_at_the_worker(net)
+    for packet in packets:
+        worker_box.tun.write(packet)
+    fill_buckets(worker_box, 1 << 62)
+    worker_box.tun.write(last_hop(net))
+    assert counted.moved() == ({"ttl_expired": len(packets) + 1}, {"icmp_suppressed": 1})
+    assert worker_box.tun.take() == b""
 
 
 # --- Errors about replies: into the tunnel, and out of it to the container -------------------------------------------

@@ -94,7 +94,8 @@ def open_maps(role: str, program_ids: Iterable[int]) -> Iterator[dict[str, OpenM
 
     :raises OtherLayoutError: a map has another shape than this version of the collection knows.
     """
-    specs = {spec.name: spec for spec in layout.MAPS[role]}
+    # The kernel keeps 15 characters of a map's name.
+    specs = {spec.name[:15]: spec for spec in layout.MAPS[role]}
     with ExitStack() as stack:
         maps: dict[str, OpenMap] = {}
         for program_id in program_ids:
@@ -112,7 +113,7 @@ def open_maps(role: str, program_ids: Iterable[int]) -> Iterator[dict[str, OpenM
                         f"map {info.name} (id {info.id}) of the running {role} programs has another layout than this"
                         " version of the collection; run xdp_forwarder or tc_delivery first"
                     )
-                known = maps.setdefault(info.name, OpenMap(fd, info))
+                known = maps.setdefault(spec.name, OpenMap(fd, info))
                 if known.info.id != info.id:
                     raise EdgewireError(
                         f"the running {role} programs do not share map {info.name} (ids {known.info.id} and"
