@@ -24,7 +24,10 @@ from ansible_collections.edgewire.fleet.tests.kernel.bpf_support import (
     TC_STOLEN,
     Box,
     drops,
+    events,
+    forget,
 )
+from ansible_collections.edgewire.fleet.tests.kernel.conftest import wait_until
 from ansible_collections.edgewire.fleet.tests.model.edge import untagged
 from ansible_collections.edgewire.fleet.tests.model.packet import Outcome
 
@@ -126,6 +129,8 @@ def xdp_verdict(ran: tuple[int, bytes], frame: bytes) -> Outcome:
 def tc_verdict(ran: tuple[int, bytes], frame: bytes) -> Outcome:
     """The same of worker_egress: a redirect may be to WireGuard or to the uplink."""
     verdict, data = ran
+    if verdict == TC_REDIRECT and data[:12] == frame[6:12] + frame[:6] and frame[:6] != frame[6:12]:
+        return Outcome("answer", data)
     if verdict == TC_DROP:
         return Outcome("drop")
     if verdict == TC_NEXT:
@@ -138,20 +143,25 @@ def tc_verdict(ran: tuple[int, bytes], frame: bytes) -> Outcome:
     return Outcome("redirect", data[14:])
 
 
-class Through:
-    """Programs that live on a device without link layer: a packet goes into the tunnel, and out of the box, or not.
+def count_what_is_left(box: Box, interface: str) -> Callable[[], int]:
+    """Put a filter behind the program that counts what it leaves to others, and lets it go no further.
 
-    Behind the program is a filter that counts what it leaves to others and lets it go no further: what the host's own
-    stack would answer is none of the program's doing.
+    What the host's own stack would answer is none of the program's doing.
     """
+    behind = bcc.BPF(text=_BEHIND.encode())
+    passed = behind[b"passed"]
+    with box.ns:
+        ifindex = socket.if_nametoindex(interface)
+        libbpf.tc_attach(ifindex, _LAST_PRIORITY, behind.load_func(b"behind", bcc.BPF.SCHED_CLS).fd)
+    return lambda: int(passed[ctypes.c_int(0)].value)
+
+
+class Through:
+    """Programs that live on a device without link layer: a packet goes into the tunnel, and out of the box, or not."""
 
     def __init__(self, box: Box) -> None:
         self._tun, self._wire = box.tun, box.wire
-        behind = bcc.BPF(text=_BEHIND.encode())
-        self._passed, self._seen = behind[b"passed"], 0
-        with box.ns:
-            ifindex = socket.if_nametoindex("wg0")
-            libbpf.tc_attach(ifindex, _LAST_PRIORITY, behind.load_func(b"behind", bcc.BPF.SCHED_CLS).fd)
+        self._passed, self._seen = count_what_is_left(box, "wg0"), 0
 
     def __call__(self, packet: bytes) -> Outcome:
         """One packet."""
@@ -159,15 +169,65 @@ class Through:
         sent = self._wire.take()[14:] or self._tun.take()
         if sent:
             return Outcome("redirect", sent)
-        seen, self._seen = self._seen, self._passed[ctypes.c_int(0)].value
+        seen, self._seen = self._seen, self._passed()
         return Outcome("drop" if seen == self._seen else "pass")
 
 
+class Uplink:
+    """edge_xdp and edge_handoff on their interface: a frame comes in, and goes on, or back, or not."""
+
+    def __init__(self, box: Box) -> None:
+        self._box, self._passed, self._seen = box, count_what_is_left(box, "eth0"), 0
+
+    def __call__(self, frame: bytes) -> Outcome:
+        """One frame, to an edge that remembers no fragments."""
+        for name in ("ew_fragments", "ew_held"):
+            forget(self._box.maps, name)
+        before = self._ended()
+        self._box.wire.send(frame)
+        found: Outcome = wait_until(lambda: self._outcome(before), f"the end of {frame.hex()}")
+        return found
+
+    def _outcome(self, before: tuple[int, int]) -> Outcome | None:
+        ended = self._ended()
+        relayed, answer = self._box.tun.take(), self._box.wire.take()
+        if relayed or answer:
+            return Outcome("redirect", relayed) if relayed else Outcome("answer", answer)
+        if self._passed() != self._seen:
+            self._seen += 1
+            return Outcome("pass")
+        if ended == before:
+            return None
+        return Outcome("drop" if ended[0] != before[0] else "held")
+
+    def _ended(self) -> tuple[int, int]:
+        """How many frames were dropped, and how many kept."""
+        held = layout.HELD_COUNT.iter_unpack(self._box.maps["ew_held_count"].read()[1])
+        return sum(drops(self._box.maps).values()), sum(row["held"] for row in held)
+
+
+def renewing(program: Callable[[bytes], Outcome], renew: Callable[[], None], every: int) -> Callable[[bytes], Outcome]:
+    """A program before which ``renew`` runs at the first and at every so many packets."""
+    left = 0
+
+    def renewed(packet: bytes) -> Outcome:
+        nonlocal left
+        if not left:
+            renew()
+            left = every
+        left -= 1
+        return program(packet)
+
+    return renewed
+
+
 def counters(maps: map_io.Maps, index_of: dict[int, int]) -> Counter[tuple[object, ...]]:
-    """Everything that a role counts: drops by reason; packets and bytes by endpoint and way."""
+    """Everything that a role counts: drops by reason; events; packets and bytes by endpoint and way."""
     found: Counter[tuple[object, ...]] = Counter()
     for reason, number in drops(maps).items():
         found["drop", reason] = number
+    for event, number in events(maps).items():
+        found["event", event] = number
     entries = max(index_of.values(), default=-1) + 1
     rows = Counters(maps["ew_stats"].read(limit=entries)[1], entries)
     for endpoint_id, index in index_of.items():
@@ -221,10 +281,13 @@ class Comparison:
         expected: Counter[tuple[object, ...]] = Counter()
         for packet in batch:
             outcome = self.model(packet)
-            self.actions[outcome.reason or outcome.action] += 1
-            if outcome.action == "drop":
+            self.actions[(outcome.action == "drop" and outcome.reason) or outcome.action] += 1
+            if outcome.reason:
                 expected["drop", outcome.reason] += 1
-            elif outcome.count:
+            if outcome.event:
+                self.actions[outcome.event] += 1
+                expected["event", outcome.event] += 1
+            if outcome.count:
                 expected[outcome.count.endpoint_id, outcome.count.way, "packets"] += 1
                 expected[outcome.count.endpoint_id, outcome.count.way, "bytes"] += outcome.count.bytes
             found = self.program(packet)

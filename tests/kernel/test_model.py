@@ -12,6 +12,7 @@ import functools
 import os
 import socket
 import struct
+import sys
 from collections.abc import Iterator, Sequence
 from itertools import islice
 
@@ -25,7 +26,12 @@ from ansible_collections.edgewire.fleet.plugins.module_utils.bpf import (
     worker_maps,
 )
 from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.edge_state import BackendWanted, ServiceWanted
-from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.filters import FilterWanted, source_of
+from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.filters import (
+    HIGHEST_RATE,
+    FilterWanted,
+    Rate,
+    source_of,
+)
 from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.worker_maps import EndpointWanted
 from ansible_collections.edgewire.fleet.tests.kernel.bpf_support import (
     BRIDGE_MAC,
@@ -57,11 +63,13 @@ from ansible_collections.edgewire.fleet.tests.kernel.model_support import (
     PoisonedRunner,
     Runner,
     Through,
+    Uplink,
+    renewing,
     stats_indices,
     tc_verdict,
     xdp_verdict,
 )
-from ansible_collections.edgewire.fleet.tests.model import edge, tunnel, worker
+from ansible_collections.edgewire.fleet.tests.model import edge, handoff, tunnel, worker
 from ansible_collections.edgewire.fleet.tests.model.mutate import Mutator
 from ansible_collections.edgewire.fleet.tests.model.packet import ASK, FORWARDED, FORWARDED_TWICE, PLAIN, Outcome
 from ansible_collections.edgewire.fleet.tests.model.tables import edge_tables, worker_tables
@@ -90,11 +98,22 @@ PORTS = {
     "direct": (4433, 4433),
     "listed": (60, 60),
     "denying": (61, 61),
+    "crowded": (62, 62),
+    "loud": (63, 63),
     "moved": (70, 72),
 }
-CONTAINER_PORTS = {"dns": 53, "games": 30_001, "direct": 443, "pool": 65_535, "empty": 9, "listed": 60, "denying": 61}
-NUMBERS = {"dns": 53, "games": 90, "pool": 80, "empty": 9, "direct": 44, "listed": 60, "denying": 61, "moved": 70}
-# Rates are left out: what they let through depends on the clock.
+CONTAINER_PORTS = {"dns": 53, "games": 30_001, "direct": 443, "pool": 65_535, "empty": 9}
+CONTAINER_PORTS |= {"listed": 60, "denying": 61, "crowded": 62, "loud": 63}
+NUMBERS = {"dns": 53, "games": 90, "pool": 80, "empty": 9, "direct": 44, "moved": 70}
+NUMBERS |= {"listed": 60, "denying": 61, "crowded": 62, "loud": 63}
+# What a rate lets through depends on the clock, but not while a bucket is never empty, or is for centuries: the buckets
+# are filled and emptied anew again and again.
+GENEROUS = Rate(HIGHEST_RATE, HIGHEST_RATE)
+CENTURIES = struct.pack("=Q", 1 << 62)
+CROWDED = frozenset({"crowded"})
+LOUD = frozenset({V4.far_client, V6.far_client})
+# So many of what an edge or worker sends of ICMP go out at once, and more.
+ICMP_BURST = 32
 FILTERS = (
     FilterWanted(
         "listed",
@@ -113,6 +132,8 @@ FILTERS = (
         "denying",
         frozenset(source_of(network, allowed=False) for network in ("0.0.0.0/1", "192.0.2.0/24", "2001:db8:77::/48")),
     ),
+    FilterWanted("crowded", frozenset(), GENEROUS),
+    FilterWanted("loud", frozenset({source_of("2001:db8:77::/48", allowed=False)}), GENEROUS, GENEROUS),
 )
 
 
@@ -208,14 +229,32 @@ def requests() -> list[bytes]:
         found.append(datagram(net.client, net.dns_vip, 40_001, 53, b""))
         found.append(datagram(net.client, net.dns_vip, 40_002, 53, bytes(range(256)) * 5))
         found.append(datagram(net.client, net.dns_vip, 40_003, 53, ttl=1))
-        for name in ("listed", "denying"):
+        found.append(datagram(net.client, net.dns_vip, 40_003, 53, bytes(1000), ttl=1))
+        for name in ("listed", "denying", "loud"):
             found.append(datagram(net.far_client, net.vip(NUMBERS[name]), 40_000, PORTS[name][0]))
         found.append(relayed(net, "dns", datagram(net.client, net.dns_vip, 40_000, 53)))
         base, echo = (IPv6, ICMPv6EchoRequest) if net is V6 else (IP, ICMP)
         found.append(bytes(base(src=net.client, dst=net.dns_vip) / TCP(dport=53)))
         found.append(bytes(base(src=net.client, dst=net.nowhere) / echo()))
         found += [bytes(base(src=net.client, dst=net.dns_vip) / icmp) for icmp in (echo(), *errors(net))]
+    found.append(bytes(IPv6(src=V6.client, dst=V6.dns_vip) / UDP(dport=53) / bytes(1400)))
     return [*found, bytes(IP(src=V4.client, dst=V4.dns_vip, flags="DF") / UDP(dport=53) / bytes(1400))]
+
+
+def for_the_edge_itself() -> list[bytes]:
+    """What edge_handoff answers, would if it came from elsewhere, or relays to where the reply came from."""
+    found = []
+    for net, nobody, echo in ((V4, "127.0.0.1", ICMP()), (V6, "::1", ICMPv6EchoRequest())):
+        base, hops = (IPv6, {"hlim": 1}) if net is V6 else (IP, {"ttl": 1})
+        for source in (net.client, net.far_client, nobody):
+            found += [bytes(base(src=source, dst=net.dns_vip) / echo / Raw(bytes(size))) for size in (0, 1, 900)]
+            found += [datagram(source, net.dns_vip, 40_000, 53, bytes(size), ttl=1) for size in (0, 3, 700, 1300)]
+            more = {} if net is V6 else {"flags": "DF"}
+            found += [datagram(source, net.dns_vip, 40_000, 53, bytes(size), **more) for size in (1400, 1441)]
+        quoted = [datagram(net.vip(NUMBERS[name]), net.client, PORTS[name][0], 40_000) for name in ("dns", "pool")]
+        found += [bytes(base(src=net.far_client, dst=net.dns_vip) / error) for q in quoted for error in errors(net, q)]
+        found.append(bytes(base(src=net.far_client, dst=net.dns_vip, **hops) / errors(net)[0]))
+    return found
 
 
 def errors(net: Net, quoted: bytes | None = None) -> list[Packet]:
@@ -320,11 +359,44 @@ def replies() -> list[bytes]:
     return found
 
 
-def silence(maps: map_io.Maps) -> None:
-    """Let no ICMP be generated: what is answered and what is not would depend on the clock."""
+def fill_icmp_buckets(maps: map_io.Maps, full_at: int = 0) -> None:
+    """Let ICMP be generated, or, with buckets that are not full for centuries, not."""
     for kind in range(2):
-        value = struct.pack("=Q", 1 << 62) * libbpf.possible_cpus()
+        value = struct.pack("=Q", full_at) * libbpf.possible_cpus()
         map_io.write(maps, [("ew_icmp_buckets", layout.U32.pack({"value": kind}), value)])
+
+
+def set_rates(maps: map_io.Maps, indices: dict[str, int]) -> None:
+    """Empty the bucket of the service that is crowded, and those of loud sources, and fill all others."""
+    empty = [("ew_buckets", layout.U32.pack({"value": indices["crowded"]}), CENTURIES)]
+    full = [("ew_buckets", layout.U32.pack({"value": indices["loud"]}), bytes(8))]
+    for client in map(packed, LOUD):
+        network = int.from_bytes(client[:8].ljust(8, b"\0"), sys.byteorder)
+        source = {"filter": indices["loud"], "version": 4 if len(client) == 4 else 6, "network": network}
+        empty.append(("ew_source_buckets", layout.SOURCE_RATE_KEY.pack(source), CENTURIES))
+    map_io.write(maps, empty + full)
+
+
+def filter_indices(maps: map_io.Maps) -> dict[str, int]:
+    """The filters' numbers by service."""
+    entries = edge_state.read(maps).entries
+    return {service.name: entries[edge_state.entries_of(service.claim)[0]]["filter"] for service in services()}
+
+
+def compare_xdp(programs: Programs, wanted: edge_state.EdgeWanted, share: float) -> Comparison:
+    """edge_xdp beside its model, on clients' frames with and without VLAN tags."""
+    maps = programs.maps
+    fill_edge(maps, wanted)
+    run, indices = PoisonedRunner(programs.fds["edge_xdp"]), filter_indices(maps)
+    comparison = Comparison(
+        "edge",
+        maps,
+        functools.partial(edge.ingress, tables=edge_tables(wanted, CROWDED, LOUD)),
+        renewing(lambda packet: xdp_verdict(run(packet), packet), lambda: set_rates(maps, indices), 16),
+    )
+    frames = framed(requests())
+    comparison.run(packets_of([*frames, *tagged(frames[::3])], 14, share))
+    return comparison
 
 
 def framed(packets: Sequence[bytes], source: str = CONTAINER_MAC, destination: str = BRIDGE_MAC) -> list[bytes]:
@@ -373,33 +445,15 @@ def assert_deep(comparison: Comparison, *actions: str) -> None:
 @pytest.mark.parametrize("dead", [frozenset(), frozenset({"worker2"}), frozenset({"worker1", "worker2"})])
 def test_edge_xdp_does_what_the_model_says(edge_programs: Programs, dead: frozenset[str]) -> None:
     wanted = edge_state.EdgeWanted(**{**vars(EDGE), "dead_workers": dead})
-    fill_edge(edge_programs.maps, wanted)
-    tables, run = edge_tables(wanted), PoisonedRunner(edge_programs.fds["edge_xdp"])
-    comparison = Comparison(
-        "edge",
-        edge_programs.maps,
-        functools.partial(edge.ingress, tables=tables),
-        lambda packet: xdp_verdict(run(packet), packet),
-    )
-    frames = framed(requests())
-    comparison.run(packets_of([*frames, *tagged(frames[::3])], 14, 0.1 if dead else 1.6))
+    comparison = compare_xdp(edge_programs, wanted, 0.1 if dead else 1.6)
     ways = {"pass", "relay_from_outside", "malformed", "follow", "time_exceeded", "too_big", "icmp", "no_backend"}
-    ways |= {"options_too_long", "source_denied"}
+    ways |= {"options_too_long", "source_denied", "source_rate", "service_rate"}
     assert_deep(comparison, *ways, *(["relay", "lead"] if len(dead) < 2 else []))
 
 
 def test_edge_xdp_drops_what_no_service_wants_as_the_model_says(edge_programs: Programs) -> None:
     wanted = edge_state.EdgeWanted(**{**vars(EDGE), "drop_unserved": True})
-    fill_edge(edge_programs.maps, wanted)
-    tables, run = edge_tables(wanted), PoisonedRunner(edge_programs.fds["edge_xdp"])
-    comparison = Comparison(
-        "edge",
-        edge_programs.maps,
-        functools.partial(edge.ingress, tables=tables),
-        lambda packet: xdp_verdict(run(packet), packet),
-    )
-    frames = framed(requests())
-    comparison.run(packets_of([*frames, *tagged(frames[::3])], 14, 0.2))
+    comparison = compare_xdp(edge_programs, wanted, 0.2)
     assert_deep(comparison, "pass", "relay", "follow", "not_a_service")
 
 
@@ -408,6 +462,39 @@ def test_edge_handoff_leaves_alone_what_has_no_mark(edge_programs: Programs) -> 
     run = Runner(edge_programs.fds["edge_handoff"])
     for packet in for_test_run(packets_of(framed(requests()), 14, 0.1)):
         assert tc_verdict(run(packet), packet).action == "pass"
+
+
+def one_station(frames: Iterator[bytes]) -> Iterator[bytes]:
+    """What a link carries: frames of a length that it takes, from one station."""
+    return (data for data in frames if len(data) <= 1514 and not data[6] & 1)
+
+
+@pytest.mark.parametrize("may_send", [True, False])
+def test_the_uplink_does_what_the_model_says(edge_box: Box, may_send: bool) -> None:
+    """edge_handoff needs the mark that edge_xdp leaves, and a test run of the kernel's has no room for one."""
+    maps = edge_box.maps
+    config = edge_state.read(maps).config
+    indices_of_box = {name: config[name] for name in ("wireguard_ifindex", "uplink_ifindex")}
+    wanted = edge_state.EdgeWanted(**{**vars(EDGE), **indices_of_box, "drop_unserved": not may_send})
+    fill_edge(maps, wanted)
+    indices = filter_indices(maps)
+
+    def renew() -> None:
+        set_rates(maps, indices)
+        fill_icmp_buckets(maps, 0 if may_send else 1 << 62)
+
+    comparison = Comparison(
+        "edge",
+        maps,
+        functools.partial(handoff.uplink, tables=edge_tables(wanted, CROWDED, LOUD, may_send_icmp=may_send)),
+        renewing(Uplink(edge_box), renew, 16),
+    )
+    frames = framed(requests()) + framed(for_the_edge_itself()) * 4
+    frames += framed(for_the_edge_itself(), destination="ff:ff:ff:ff:ff:ff")
+    comparison.run(one_station(packets_of(frames, 14, 0.3 if may_send else 0.1)))
+    ways = {"pass", "relay", "held", "ttl_expired", "too_big", "icmp_limited", "malformed", "error_relayed"}
+    ways |= {"time_exceeded_sent", "too_big_sent", "echo_answered"} if may_send else {"icmp_suppressed"}
+    assert_deep(comparison, *(ways - {"ttl_expired", "too_big"} if may_send else ways))
 
 
 def flow_records(maps: map_io.Maps) -> dict[worker.FlowKey, worker.Flow]:
@@ -494,7 +581,7 @@ def test_worker_ingress_does_what_the_model_says(worker_box: WorkerBox) -> None:
         "worker",
         worker_box.maps,
         functools.partial(worker.ingress, tables=worker_tables(wanted, flows)),
-        Through(worker_box),
+        renewing(Through(worker_box), lambda: fill_icmp_buckets(worker_box.maps), ICMP_BURST),
         client_is_routable,
     )
     comparison.run(relayed_requests() + replies_in_transit())
@@ -502,7 +589,8 @@ def test_worker_ingress_does_what_the_model_says(worker_box: WorkerBox) -> None:
     good = [*relayed_requests(), *forwarded_requests(), *replies_in_transit()]
     comparison.run(packet for packet in tunnelled(packets_of(good, 0)) if not depends_on_flows(packet))
     ways = {"container", "pass", "relay", "not_relayed", "bad_option", "unknown_edge", "unknown_endpoint"}
-    assert_deep(comparison, *ways, "ttl_expired", "malformed", "too_many_hops", "no_way_back", "unknown_flow")
+    ways |= {"ttl_expired", "time_exceeded_sent", "error_relayed", "forwarded", "passed_back"}
+    assert_deep(comparison, *ways, "malformed", "too_many_hops", "no_way_back", "unknown_flow")
     # The map forgets what was not used for longest.
     learnt = flow_records(worker_box.maps)
     assert len(learnt) > 50
@@ -536,12 +624,12 @@ def write_flows(maps: map_io.Maps, flows: dict[worker.FlowKey, worker.Flow], ind
         map_io.write(maps, [("ew_flows", layout.FLOW_KEY.pack(words_of_key), layout.FLOW.pack(words_of_flow))])
 
 
-@pytest.mark.parametrize("uplink_ifindex", [1, 0])
-def test_worker_egress_does_what_the_model_says(worker_programs: Programs, uplink_ifindex: int) -> None:
+# An uplink or none; and whether errors may be sent.
+@pytest.mark.parametrize(("uplink_ifindex", "may_send"), [(1, True), (0, False)])
+def test_worker_egress_does_what_the_model_says(worker_programs: Programs, uplink_ifindex: int, may_send: bool) -> None:
     wanted = worker_maps.WorkerWanted(**{**vars(WORKER), "uplink_ifindex": uplink_ifindex})
     maps = worker_programs.maps
     fill_worker(maps, wanted)
-    silence(maps)
     flows = flows_of_worker()
     forget(maps, "ew_flows")
     write_flows(maps, flows, stats_indices(maps, "worker"))
@@ -553,8 +641,12 @@ def test_worker_egress_does_what_the_model_says(worker_programs: Programs, uplin
         return tc_verdict(run(packet), packet)
 
     comparison = Comparison(
-        "worker", maps, functools.partial(worker.egress, tables=worker_tables(wanted, flows)), program
+        "worker",
+        maps,
+        functools.partial(worker.egress, tables=worker_tables(wanted, flows, may_send_errors=may_send)),
+        renewing(program, lambda: fill_icmp_buckets(maps, 0 if may_send else 1 << 62), ICMP_BURST),
     )
     comparison.run(for_test_run(packets_of(framed(replies()), 14, 1.0 if uplink_ifindex else 0.1)))
-    ways = {"relay", "pass", "held", "fragment_not_held", "ttl_expired", "options_too_long", "too_big"}
+    ways = {"relay", "pass", "held", "fragment_not_held", "ttl_expired", "options_too_long", "error_relayed"}
+    ways |= {"too_big_sent", "answer"} if may_send else {"icmp_suppressed", "too_big"}
     assert_deep(comparison, *ways, "uplink" if uplink_ifindex else "not_configured")

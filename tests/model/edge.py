@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 
 from ansible_collections.edgewire.fleet.tests.model import tunnel
@@ -97,7 +97,11 @@ class Source:
 
 @dataclass(frozen=True)
 class Service:
-    """The ports of a VIP that a table of endpoint ids serves, to the sources that may."""
+    """The ports of a VIP that a table of endpoint ids serves, to the sources that may.
+
+    Of its rates the model knows what they are about to say: that the service's bucket is empty, and whose are. All
+    others are full, at every packet.
+    """
 
     vip: bytes
     port: int
@@ -106,6 +110,17 @@ class Service:
     by_client: bool = False
     sources: Sequence[Source] = ()
     carries_oversize: bool = False
+    exhausted: bool = False
+    exhausted_sources: Set[bytes] = frozenset()
+
+    def refuses(self, client: bytes) -> str:
+        """Why a client's packet is refused; empty where it is not."""
+        if not self.admits(client):
+            return "source_denied"
+        if self.exhausted:
+            return "service_rate"
+        # Whoever has one IPv6 address has its /64.
+        return "source_rate" if client[:8] in self.exhausted_sources else ""
 
     def admits(self, client: bytes) -> bool:
         """The longest network that holds the client decides; without one, a list of allowed ones refuses."""
@@ -117,7 +132,10 @@ class Service:
 
 @dataclass(frozen=True)
 class Tables:
-    """All that an edge knows. Addresses are packed, of 4 or 16 bytes; a relay address that is not set is empty."""
+    """All that an edge knows. Addresses are packed, of 4 or 16 bytes; a relay address that is not set is empty.
+
+    ``may_send_icmp``: the buckets of ICMP errors and of echo replies are full, at every packet; otherwise empty.
+    """
 
     relay: bytes
     relay6: bytes
@@ -126,6 +144,7 @@ class Tables:
     workers: Mapping[str, Worker]
     drops_unserved: bool = False
     wireguard_mtu: int = 1420
+    may_send_icmp: bool = True
 
     def service_of(self, vip: bytes, port: int) -> Service | None:
         """The service that has a port of a VIP; no two have the same."""
@@ -239,8 +258,9 @@ def _ingress4(packet: bytes, tables: Tables) -> Outcome:
     service = tables.service_of(vip, word(ports, 2))
     if service is None:
         return _follow(tables, vip) if is_fragment else PASS
-    if not service.admits(client):
-        return drop("source_denied")
+    refused = service.refuses(client)
+    if refused:
+        return drop(refused)
     length = word(packet, 2)
     if not header + 8 <= length <= len(packet):
         return drop("malformed")
@@ -280,8 +300,9 @@ def _ingress6(packet: bytes, tables: Tables) -> Outcome:
     service = tables.service_of(vip, word(ports, 2))
     if service is None:
         return _follow(tables, vip) if follows else PASS
-    if not service.admits(client):
-        return drop("source_denied")
+    refused = service.refuses(client)
+    if refused:
+        return drop(refused)
     length = word(packet, 4)
     if not place.offset + 8 <= length <= len(rest):
         return drop("malformed")
@@ -335,7 +356,7 @@ def _egress4(packet: bytes, tables: Tables) -> Outcome:
     if packet[9] == ICMP:
         if not is_whole_relayed_icmp(packet) or not _about_its_port(quoted_by(packet[32:]), client, backend):
             return drop("wrong_port")
-        return Outcome("uplink", unwrap(packet, backend.vip, client))
+        return Outcome("uplink", unwrap(packet, backend.vip, client), event="error_relayed")
     if not word(packet, 6) & FRAGMENT_OFFSET and not _from_its_port(packet, (packet[0] & 15) * 4, backend):
         return drop("wrong_port")
     # An endpoint of the other family's VIP: its worker's address is not an IPv4 one, so it was refused above.
@@ -361,7 +382,7 @@ def _egress6(packet: bytes, tables: Tables) -> Outcome:
     if packet[40] == ICMPV6:
         if not _about_its_port(quoted_by6(packet[64:]), client, backend):
             return drop("wrong_port")
-        return Outcome("uplink", unwrap6(packet, backend.vip, client))
+        return Outcome("uplink", unwrap6(packet, backend.vip, client), event="error_relayed")
     if not place.fragment & FRAGMENT_OFFSET6:
         if not place.found:
             return drop("not_relayed")
@@ -382,8 +403,8 @@ def _passed_on(packet: bytes, start: int, old: Backend, client: bytes, tables: T
         return drop("no_backend")
     worker = tables.workers[tables.backends[endpoint_id].worker]
     if len(client) == 4:
-        return Outcome("relay", turn(packet, tables.relay, worker.relay, endpoint_id))
-    return Outcome("relay", turn6(packet, tables.relay6, worker.relay6, endpoint_id))
+        return Outcome("relay", turn(packet, tables.relay, worker.relay, endpoint_id), event="moved")
+    return Outcome("relay", turn6(packet, tables.relay6, worker.relay6, endpoint_id), event="moved")
 
 
 def _about_its_port(quoted: Quoted | None, client: bytes, backend: Backend) -> bool:

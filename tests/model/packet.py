@@ -42,12 +42,14 @@ class Outcome:
     """What becomes of a packet.
 
     ``action``: "pass" leaves it untouched to the host; "drop" counts ``reason``; the others say where ``packet`` goes.
+    "answer" drops it, too, and ``packet`` is what is sent instead. ``event``: what else is counted.
     """
 
     action: str
     packet: bytes = b""
     reason: str = ""
     count: Count | None = None
+    event: str = ""
 
 
 PASS = Outcome("pass")
@@ -55,9 +57,9 @@ PASS = Outcome("pass")
 TIME_EXCEEDED, TOO_BIG, ASIDE = Outcome("time_exceeded"), Outcome("too_big"), Outcome("icmp")
 
 
-def drop(reason: str) -> Outcome:
+def drop(reason: str, event: str = "") -> Outcome:
     """A packet that ends here."""
-    return Outcome("drop", reason=reason)
+    return Outcome("drop", reason=reason, event=event)
 
 
 class UdpPlace(NamedTuple):
@@ -84,6 +86,14 @@ def word(data: bytes, offset: int) -> int:
 
 def _sum(data: bytes) -> int:
     return sum(struct.unpack(f"!{len(data) // 2}H", data))
+
+
+def checksum_of(data: bytes) -> int:
+    """The Internet checksum of whole 16-bit words, with 0 where it will lie (RFC 1071)."""
+    total = _sum(data)
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    return ~total & 0xFFFF
 
 
 def update_checksum(check: int, removed: bytes, added: bytes) -> int:

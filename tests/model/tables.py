@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import MutableMapping
+from collections.abc import MutableMapping, Set
 
 from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.edge_state import EdgeWanted
 from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.worker_maps import WorkerWanted
@@ -19,8 +19,14 @@ def packed(address: str | None) -> bytes:
     return socket.inet_pton(socket.AF_INET6 if ":" in address else socket.AF_INET, address)
 
 
-def edge_tables(wanted: EdgeWanted) -> edge.Tables:
-    """An edge's knowledge."""
+def edge_tables(
+    wanted: EdgeWanted, crowded: Set[str] = frozenset(), loud: Set[str] = frozenset(), *, may_send_icmp: bool = True
+) -> edge.Tables:
+    """An edge's knowledge.
+
+    :param crowded: names of services whose bucket is empty.
+    :param loud: addresses whose buckets are empty at all services that have a rate for one source.
+    """
     services, backends = [], {}
     for service in wanted.services:
         vip = packed(service.vip)
@@ -35,6 +41,8 @@ def edge_tables(wanted: EdgeWanted) -> edge.Tables:
                 service.by_client,
                 sources,
                 service.carries_oversize,
+                service.name in crowded,
+                frozenset(packed(client)[:8] for client in loud if wish and wish.source_rate.per_second),
             )
         )
         for backend in service.backends:
@@ -51,10 +59,13 @@ def edge_tables(wanted: EdgeWanted) -> edge.Tables:
         workers,
         wanted.drop_unserved,
         wanted.wireguard_mtu,
+        may_send_icmp,
     )
 
 
-def worker_tables(wanted: WorkerWanted, flows: MutableMapping[worker.FlowKey, worker.Flow]) -> worker.Tables:
+def worker_tables(
+    wanted: WorkerWanted, flows: MutableMapping[worker.FlowKey, worker.Flow], *, may_send_errors: bool = True
+) -> worker.Tables:
     """A worker's knowledge."""
     endpoints = {
         endpoint.endpoint_id: worker.Endpoint(
@@ -71,4 +82,5 @@ def worker_tables(wanted: WorkerWanted, flows: MutableMapping[worker.FlowKey, wo
     }
     edges = {packed(address) for relays in wanted.edges.values() for address in relays.all}
     relays = packed(wanted.relays.ipv4), packed(wanted.relays.ipv6)
-    return worker.Tables(*relays, edges, endpoints, flows, wanted.wireguard_mtu, bool(wanted.uplink_ifindex))
+    rest = wanted.wireguard_mtu, bool(wanted.uplink_ifindex), may_send_errors
+    return worker.Tables(*relays, edges, endpoints, flows, *rest)

@@ -8,7 +8,7 @@ from collections.abc import Mapping, MutableMapping, Set
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from ansible_collections.edgewire.fleet.tests.model import tunnel
+from ansible_collections.edgewire.fleet.tests.model import icmp, tunnel
 from ansible_collections.edgewire.fleet.tests.model.packet import (
     ASK,
     DONT_FRAGMENT,
@@ -30,6 +30,7 @@ from ansible_collections.edgewire.fleet.tests.model.packet import (
     UDP,
     Count,
     Outcome,
+    checksum_of,
     drop,
     find_udp,
     is_whole_relayed_icmp,
@@ -41,6 +42,7 @@ from ansible_collections.edgewire.fleet.tests.model.packet import (
     turn6,
     unwrap,
     unwrap6,
+    update_checksum,
     update_udp_checksum,
     word,
     wrap,
@@ -92,7 +94,10 @@ class Flow:
 
 @dataclass(frozen=True)
 class Tables:
-    """All that a worker knows; ``flows`` is what it learns. Addresses are packed, of 4 or 16 bytes."""
+    """All that a worker knows; ``flows`` is what it learns. Addresses are packed, of 4 or 16 bytes.
+
+    ``may_send_errors``: the bucket of ICMP errors is full, at every packet; otherwise it is empty.
+    """
 
     relay: bytes
     relay6: bytes
@@ -101,6 +106,7 @@ class Tables:
     flows: MutableMapping[FlowKey, Flow]
     wireguard_mtu: int
     has_uplink: bool = True
+    may_send_errors: bool = True
 
 
 def ingress(packet: bytes, tables: Tables) -> Outcome:
@@ -122,7 +128,7 @@ def ingress(packet: bytes, tables: Tables) -> Outcome:
     if endpoint is None:
         return drop("unknown_endpoint")
     if packet[7 if version == 6 else 8] <= 1:
-        return drop("ttl_expired")
+        return _expired(packet, edge, endpoint_id, endpoint, client, tables)
     if len(endpoint.container) != (16 if version == 6 else 4):
         return drop("unknown_endpoint")
     stage = tunnel.stage_of(packet)
@@ -157,6 +163,42 @@ def ingress(packet: bytes, tables: Tables) -> Outcome:
     return Outcome("container", delivered, count=Count(endpoint_id, "in", length))
 
 
+def _expired(
+    packet: bytes, edge: bytes, endpoint_id: int, endpoint: Endpoint, client: bytes, tables: Tables
+) -> Outcome:
+    """A request whose time is up: its client learns that from the VIP, by way of the edge that sent it."""
+    six, size = len(client) == 16, len(client)
+    plain = packet[40] == UDP if six else packet[9] == UDP and packet[0] & 15 == 8
+    later = not six and word(packet, 6) & FRAGMENT_OFFSET
+    start = 40 + OPTION6_BYTES if six else 20 + OPTION_BYTES
+    fits = start + 8 <= icmp.length_of(packet, six=six) <= len(packet)
+    if not plain or later or not fits or len(endpoint.vip) != size or tunnel.stage_of(packet) not in (PLAIN, ASK):
+        return drop("ttl_expired")
+    if not icmp.may_answer(client, to_many=False):
+        return drop("ttl_expired")
+    if not tables.may_send_errors:
+        return drop("ttl_expired", "icmp_suppressed")
+    hops = 7 if six else 8
+    # As it came here: unwrap() takes a hop off, which is put on before.
+    lifted = bytearray(packet[: icmp.length_of(packet, six=six)])
+    lifted[hops] += 1
+    if not six:
+        check = update_checksum(word(packet, 10), packet[hops : hops + 2], bytes(lifted[hops : hops + 2]))
+        lifted[10:12] = check.to_bytes(2, "big")
+    about = (unwrap6 if six else unwrap)(bytes(lifted), client, endpoint.vip)
+    kind = icmp.TIME_EXCEEDED6 if six else icmp.TIME_EXCEEDED
+    body = icmp.message(kind, 0, 0, about, endpoint.vip, client)
+    own = tables.relay6 if six else tables.relay
+    # It starts here, so that no hop is taken off.
+    error = (icmp.header6 if six else icmp.header)(endpoint.vip, client, len(body)) + body
+    sent = bytearray((wrap6 if six else wrap)(error, own, edge, endpoint_id, client))
+    sent[hops] = icmp.HOPS
+    if not six:
+        sent[10:12] = bytes(2)
+        sent[10:12] = checksum_of(bytes(sent[:32])).to_bytes(2, "big")
+    return Outcome("relay", bytes(sent), "ttl_expired", event="time_exceeded_sent")
+
+
 def _pass_through(
     packet: bytes, sender: bytes, endpoint_id: int, endpoint: Endpoint, client: bytes, tables: Tables
 ) -> Outcome:
@@ -176,7 +218,8 @@ def _pass_through(
 
     def sent(to: bytes, stage: int, way: str) -> Outcome:
         own, on = (tables.relay6, turn6) if is_v6 else (tables.relay, turn)
-        return Outcome("relay", on(packet, own, to, endpoint_id, stage), count=Count(endpoint_id, way, length))
+        count, event = Count(endpoint_id, way, length), "passed_back" if way == "out" else "forwarded"
+        return Outcome("relay", on(packet, own, to, endpoint_id, stage), count=count, event=event)
 
     if stage == PLAIN and sender == endpoint.container:
         flow = None
@@ -197,8 +240,8 @@ def _pass_through(
 def _deliver_error(packet: bytes, endpoint: Endpoint, sender: bytes, tables: Tables) -> Outcome:
     """An error about a reply that the container has sent, as the container gets it."""
     six = packet[0] >> 4 == 6
-    icmp = packet[64:] if six else packet[32:]
-    quoted = quoted_by6(icmp) if six else quoted_by(icmp)
+    message = packet[64:] if six else packet[32:]
+    quoted = quoted_by6(message) if six else quoted_by(message)
     whole = six or is_whole_relayed_icmp(packet)
     if quoted is None or not whole or quoted.source != endpoint.vip:
         return drop("not_relayed")
@@ -207,9 +250,10 @@ def _deliver_error(packet: bytes, endpoint: Endpoint, sender: bytes, tables: Tab
     port = endpoint.container_port + quoted.sport - endpoint.port & 0xFFFF
     if FlowKey(endpoint.container, quoted.destination, port, quoted.dport) not in tables.flows:
         return drop("unknown_flow")
-    translated = requote(icmp, 0, endpoint.container, port, pseudo=six)
-    made = packet[: len(packet) - len(icmp)] + translated
-    return Outcome("container", (unwrap6 if six else unwrap)(made, sender, endpoint.container))
+    translated = requote(message, 0, endpoint.container, port, pseudo=six)
+    made = packet[: len(packet) - len(message)] + translated
+    delivered = (unwrap6 if six else unwrap)(made, sender, endpoint.container)
+    return Outcome("container", delivered, event="error_relayed")
 
 
 def _send_error(packet: bytes, tables: Tables, *, six: bool) -> Outcome:
@@ -229,12 +273,13 @@ def _send_error(packet: bytes, tables: Tables, *, six: bool) -> Outcome:
     if packet[7 if six else 8] <= 1:
         return drop("ttl_expired")
     if flow.direct and not tables.has_uplink:
-        return drop("not_configured")
+        return drop("not_configured", "error_relayed")
     made = packet[:start] + requote(packet[start:], 1, flow.vip, flow.port, pseudo=six)
     if flow.direct:
-        return Outcome("uplink", _readdress6(made, flow.vip) if six else readdress(made, flow.vip))
+        sent = _readdress6(made, flow.vip) if six else readdress(made, flow.vip)
+        return Outcome("uplink", sent, event="error_relayed")
     relay, wrapper = (tables.relay6, wrap6) if six else (tables.relay, wrap)
-    return Outcome("relay", wrapper(made, relay, flow.edge, flow.endpoint_id, destination))
+    return Outcome("relay", wrapper(made, relay, flow.edge, flow.endpoint_id, destination), event="error_relayed")
 
 
 def _readdress6(packet: bytes, source: bytes) -> bytes:
@@ -260,12 +305,19 @@ def _held(packet: bytes) -> Outcome:
 def egress(frame: bytes, tables: Tables) -> Outcome:
     """worker_egress: a frame from a container, which no fragment of the same datagram came before.
 
-    "relay" goes into WireGuard, "uplink" straight to the client; "held" waits for the first fragment.
+    "relay" goes into WireGuard, "uplink" straight to the client; "held" waits for the first fragment; "answer" is the
+    frame that the container gets instead.
     """
     packet, ethertype = frame[14:], word(frame, 12)
+    outcome = PASS
     if ethertype == IPV4:
-        return _egress4(packet, tables)
-    return _egress6(packet, tables) if ethertype == IPV6 else PASS
+        outcome = _egress4(packet, tables)
+    elif ethertype == IPV6:
+        outcome = _egress6(packet, tables)
+    if outcome.reason != "too_big":
+        return outcome
+    mtus = tables.wireguard_mtu - OPTION_BYTES, tables.wireguard_mtu - OPTION6_BYTES
+    return icmp.answered(frame, "too_big", *mtus, may_send=tables.may_send_errors)
 
 
 def _answered(packet: bytes, start: int, container: bytes, client: bytes, tables: Tables) -> Flow | None:
