@@ -138,7 +138,7 @@ static __always_inline __s64 sum_bytes(struct __sk_buff *skb, __u32 offset, __u3
 		return -1;
 	sum = bpf_csum_diff(0, 0, chunk, sizeof(chunk), 0);
 #pragma nounroll
-	for (int i = 0; i < ICMP6_QUOTE_MAX / QUOTE_CHUNK; i++) {
+	for (__u64 i = 0; i < ICMP6_QUOTE_MAX / QUOTE_CHUNK; i++) {
 		/* Left to itself, the compiler counts with `odd` alone, and then Linux 6.1's verifier sees no end. */
 		asm volatile("" : "+r"(i));
 		if (odd >= length)
