@@ -1,6 +1,7 @@
 #!/usr/bin/python
 # SPDX-FileCopyrightText: 2026 The edgewire.fleet contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 """Documentation of the action ``fleet_plan``; the work is in plugins/action/fleet_plan.py."""
 
 from __future__ import annotations
@@ -59,6 +60,10 @@ options:
     type: bool
     default: false
 attributes:
+  action_group:
+    support: full
+    membership: [edgewire.fleet.fleet]
+    description: C(module_defaults) of C(group/edgewire.fleet.fleet) hold for it.
   check_mode:
     support: full
     description: >-
@@ -82,7 +87,7 @@ seealso:
   - module: edgewire.fleet.wireguard_key
   - module: edgewire.fleet.wireguard
 author:
-  - The edgewire.fleet contributors
+  - The edgewire.fleet contributors (@edgewire)
 """
 
 EXAMPLES = r"""

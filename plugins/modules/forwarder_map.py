@@ -1,6 +1,7 @@
 #!/usr/bin/python
 # SPDX-FileCopyrightText: 2026 The edgewire.fleet contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 
 from __future__ import annotations
 
@@ -20,6 +21,10 @@ extends_documentation_fragment:
 requirements:
   - python3-bpfcc (libbpf 1.x)
 attributes:
+  action_group:
+    support: full
+    membership: [edgewire.fleet.fleet]
+    description: C(module_defaults) of C(group/edgewire.fleet.fleet) hold for it.
   check_mode:
     support: full
     description: Reads the running maps. Where the programs do not run yet, everything is shown as to be added.

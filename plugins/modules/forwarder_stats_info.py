@@ -1,6 +1,7 @@
 #!/usr/bin/python
 # SPDX-FileCopyrightText: 2026 The edgewire.fleet contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 
 from __future__ import annotations
 
@@ -17,6 +18,10 @@ description:
 requirements:
   - python3-bpfcc (libbpf 1.x)
 attributes:
+  action_group:
+    support: full
+    membership: [edgewire.fleet.fleet]
+    description: C(module_defaults) of C(group/edgewire.fleet.fleet) hold for it.
   check_mode:
     support: full
     description: Reads only.
@@ -61,9 +66,9 @@ edge:
     - The key C(filter) has the packets that the filter of the services of this name refused, by reason, since it was last changed;
       null where there is none.
     - The keys C(rates) and C(rate), per second, are there with O(interval) only.
-    - RV(edge.fragments) and RV(worker.fragments) count IP fragments that came before their datagram's first one and were
+    - The keys C(fragments) of RV(edge) and RV(worker) count IP fragments that came before their datagram's first one and were
       held, and those of them that went on when it came; the others were lost.
-    - RV(edge.events) and RV(worker.events) count what is off the plain way and no drop, such as flows that move while a service
+    - The keys C(events) of RV(edge) and RV(worker) count what is off the plain way and no drop, such as flows that move while a service
       drains, pings answered, ICMP errors sent or taken on, and those not sent because there were too many.
   returned: success
   type: dict
