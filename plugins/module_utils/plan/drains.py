@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml  # type: ignore[import-untyped,unused-ignore]
 from ansible_collections.edgewire.fleet.plugins.module_utils.files import write_if_changed
 from ansible_collections.edgewire.fleet.plugins.module_utils.plan.convert import shown
 from ansible_collections.edgewire.fleet.plugins.module_utils.plan.inventory import Fleet
@@ -49,6 +48,8 @@ NOTHING = Request()
 
 def load(path: Path, problems: Problems) -> tuple[str, ...]:
     """The hosts in the file at ``path``, sorted; a file that does not exist names none."""
+    import yaml  # type: ignore[import-untyped,unused-ignore]  # the controller has it; boxes that import this may not
+
     try:
         data: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

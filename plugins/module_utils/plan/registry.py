@@ -16,7 +16,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml  # type: ignore[import-untyped,unused-ignore]
 from ansible_collections.edgewire.fleet.plugins.module_utils.plan.convert import shown
 from ansible_collections.edgewire.fleet.plugins.module_utils.plan.problems import Problems
 
@@ -44,6 +43,8 @@ def parse_registry(text: str, where: str, problems: Problems) -> dict[str, str]:
     """Host → key out of the file's text; anything but one mapping of good keys is a problem. Empty
     text is empty.
     """
+    import yaml  # type: ignore[import-untyped,unused-ignore]  # the controller has it; boxes that import this may not
+
     try:
         data: Any = yaml.safe_load(text)
     except yaml.YAMLError as error:
