@@ -74,10 +74,15 @@ demo: lab-up ## Raise the lab, roll the collection out to it, and show a packet 
 	@lab/demo
 
 .PHONY: lint
-lint: setup ## Style and types: ruff on all Python, mypy strict on module_utils
-	@$(BIN)/ruff check --quiet .
-	$(BIN)/ruff format --quiet --check .
-	$(BIN)/mypy -p ansible_collections.edgewire.fleet.plugins.module_utils
+lint: setup .cache/lint.stamp ## Every check that runs nothing; some of them with ONLY="ruff mypy"
+	@.ci/lint $(ONLY)
+
+# Built from scratch when the versions change, so that nothing of the former ones stays.
+.cache/lint.stamp: requirements-lint.txt .cache/packages.stamp
+	@echo "installing Python packages into .cache/lint/venv"
+	/usr/bin/python3 -m venv --clear .cache/lint/venv
+	.cache/lint/venv/bin/pip install --quiet --disable-pip-version-check -r requirements-lint.txt
+	touch $@
 
 .PHONY: test
 test: setup ## Unit tests, kernel tests in namespaces, and the end-to-end run in the lab
