@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.edgewire.fleet.plugins.plugin_utils.report import drawing, model, page
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 VOID = {"meta", "rect", "path", "circle", "br"}  # no end tag, or closed at once
@@ -113,6 +113,7 @@ def test_the_headline(states: list[str], words: str) -> None:
     assert page.headline(report(**{f"worker{n}": told[state] for n, state in enumerate(states)})) == words
 
 
+@settings(max_examples=40)
 @given(text=st.text(st.characters(exclude_categories=("Cs", "Cc")), min_size=1, max_size=30))
 def test_nothing_is_taken_for_markup(text: str) -> None:
     odd = f"<b a='{text}\"&amp;"
@@ -150,6 +151,7 @@ def test_of_thousands_the_worst_off_are_drawn() -> None:
 
 
 @pytest.mark.parametrize("size", [drawing.WIDE, drawing.NARROW])
+@settings(max_examples=25)
 @given(edges=st.integers(0, 45), workers=st.integers(0, 45))
 def test_nothing_overlaps_or_leaves_the_drawing(size: drawing.Size, edges: int, workers: int) -> None:
     drawn = drawing.draw(fleet(edges, workers), size)
