@@ -6,7 +6,7 @@ from __future__ import annotations
 
 
 class ModuleDocFragment:
-    """Options of module_utils/bpf/options.py: CAPACITY_SPEC and SOURCES_SPEC."""
+    """Options of module_utils/bpf/options.py: CAPACITY_SPEC and SOURCES_SPEC; HOOKS is the rest of PROGRAMS_SPEC."""
 
     DOCUMENTATION = r"""
 options:
@@ -81,4 +81,38 @@ options:
   sources:
     description: The BPF sources by role. Set by the action plugin from the collection that the controller has.
     type: dict
+"""
+
+    HOOKS = r"""
+description:
+  - Before anything is touched the module looks for what would go wrong (kernel, headers, memory, bpffs, driver, MTU)
+    and names it all in one error.
+  - A newer build takes over under traffic. Where the layout is the same it uses the very maps of the running programs;
+    else their contents are carried over by field name. Probe packets go through the new programs before the swap and
+    through the live ones after it; if one comes out wrong, the previous programs and maps are back before the module
+    fails, and the error shows the packet.
+  - The build that was replaced is kept for M(edgewire.fleet.forwarder_rollback).
+  - A hook that holds a program of somebody else is not taken over; the module fails and says who holds it.
+  - Programs of this collection on other interfaces, as a change of the inventory leaves them, are removed.
+options:
+  state:
+    description: V(absent) detaches the programs and removes the pins and builds of this collection, nothing else.
+    type: str
+    choices: [present, absent]
+    default: present
+  contents:
+    description:
+      - The host's C(edge) or C(worker) object of the plan. Written into new maps before packets meet them, where what
+        the running maps say cannot be carried over whole. M(edgewire.fleet.forwarder_map) does the rest.
+    type: dict
+  force:
+    description:
+      - Take a hook from whoever holds it. Their program is detached first, so the hook is empty for a moment.
+      - Also lets new maps start empty where contents cannot be carried over and none are given.
+    type: bool
+    default: false
+  alone:
+    description: Whether programs of the collection's other role, left by a host that changed its group, are removed.
+    type: bool
+    default: true
 """

@@ -15,9 +15,10 @@ description:
     that the containers hang on, which sends their replies back to the edge.
   - What runs is told from the attached programs themselves, which carry the hash of their sources, compiler flags and map
     layouts. Nothing is compiled where that is already what is wanted.
-  - Filters of others on the same hooks stay where they are.
+  - Filters of others on the same hooks stay where they are, in their order.
 extends_documentation_fragment:
   - edgewire.fleet.programs
+  - edgewire.fleet.programs.hooks
 requirements:
   - Linux 6.1 or newer
   - python3-bpfcc (bcc 0.26 or newer, libbpf 1.x), python3-pyroute2
@@ -47,11 +48,6 @@ options:
     description: The bridge that the containers hang on. It must exist, which with podman means that a container runs.
     type: str
     default: podman0
-  state:
-    description: V(absent) detaches the programs and removes the pins of this collection, nothing else.
-    type: str
-    choices: [present, absent]
-    default: present
 seealso:
   - module: edgewire.fleet.forwarder_map
   - module: edgewire.fleet.xdp_forwarder
@@ -101,7 +97,7 @@ def work(params: Mapping[str, Any], check_mode: bool) -> dict[str, Any]:
     """Attach or detach the worker's programs."""
     build = options.build_from("worker", params)
     desired = options.programs_from("worker", params, build)
-    steps = forwarder.apply(desired, build, check_mode)
+    steps = forwarder.apply(desired, build, check_mode, params["contents"])
     return result_of(steps, "worker programs", build=build.identity.hex()[:16])
 
 
@@ -111,9 +107,7 @@ def main() -> None:
         {
             "wireguard_interface": {"type": "str", "default": "wg0"},
             "container_interface": {"type": "str", "default": "podman0"},
-            "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
-            **options.CAPACITY_SPEC,
-            **options.SOURCES_SPEC,
+            **options.PROGRAMS_SPEC,
         },
         work,
         exclusive=True,

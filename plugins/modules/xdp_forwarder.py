@@ -14,11 +14,10 @@ description:
     of the uplink and C(edge_egress) on TC ingress of the WireGuard interface. They come from one build and share their maps.
   - What runs is told from the attached programs themselves, which carry the hash of their sources, compiler flags and map
     layouts. Nothing is compiled where that is already what is wanted.
-  - XDP is held by a pinned BPF link, so that it outlives the module and nobody else's attach displaces it. A newer build is
-    swapped in atomically, with the contents and counters of the running maps carried over where the layout is the same.
-  - A hook that holds a program of somebody else is never taken over; the module fails and says who holds it.
+  - XDP is held by a pinned BPF link, so that it outlives the module and nobody else's attach displaces it.
 extends_documentation_fragment:
   - edgewire.fleet.programs
+  - edgewire.fleet.programs.hooks
 requirements:
   - Linux 6.1 or newer
   - python3-bpfcc (bcc 0.26 or newer, libbpf 1.x), python3-pyroute2
@@ -52,15 +51,10 @@ options:
     description:
       - V(native) runs in the driver and is refused by drivers without XDP support. V(generic) works everywhere, after the
         kernel has allocated its packet buffer, and is several times slower.
-      - A change of mode leaves the hook empty for a moment.
+      - A change of mode leaves the hook empty for a moment. The mode in force is read back from the kernel.
     type: str
     choices: [native, generic]
     default: native
-  state:
-    description: V(absent) detaches the programs and removes the pins of this collection, nothing else.
-    type: str
-    choices: [present, absent]
-    default: present
 seealso:
   - module: edgewire.fleet.forwarder_map
   - module: edgewire.fleet.tc_delivery
@@ -91,6 +85,11 @@ build:
   returned: success
   type: str
   sample: 0d5c1f6a1e4b9c21
+xdp_mode:
+  description: The mode that is in force after the module, as the kernel tells it; null where nothing is attached.
+  returned: success
+  type: str
+  sample: native
 steps:
   description: What was changed, or would be in check mode; verb, kind, name, before and after.
   returned: success
@@ -116,8 +115,9 @@ def work(params: Mapping[str, Any], check_mode: bool) -> dict[str, Any]:
     """Attach or detach the edge's programs."""
     build = options.build_from("edge", params)
     desired = options.programs_from("edge", params, build)
-    steps = forwarder.apply(desired, build, check_mode)
-    return result_of(steps, "edge programs", build=build.identity.hex()[:16])
+    steps = forwarder.apply(desired, build, check_mode, params["contents"])
+    mode = forwarder.xdp_mode_in_force(desired)
+    return result_of(steps, "edge programs", build=build.identity.hex()[:16], xdp_mode=mode)
 
 
 def main() -> None:
@@ -127,9 +127,7 @@ def main() -> None:
             "uplink": {"type": "str", "default": "eth0"},
             "wireguard_interface": {"type": "str", "default": "wg0"},
             "xdp_mode": {"type": "str", "choices": ["native", "generic"], "default": "native"},
-            "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
-            **options.CAPACITY_SPEC,
-            **options.SOURCES_SPEC,
+            **options.PROGRAMS_SPEC,
         },
         work,
         exclusive=True,

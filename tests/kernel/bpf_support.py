@@ -13,6 +13,7 @@ import fcntl
 import json
 import os
 import select
+import shutil
 import socket
 import struct
 import subprocess
@@ -39,6 +40,7 @@ from ansible_collections.edgewire.fleet.plugins.module_utils.bpf import (
     libbpf,
     map_io,
     sources,
+    successors,
     worker_maps,
 )
 from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.programs import HOOKS, Desired
@@ -579,9 +581,9 @@ class Programs:
         map_io.write(self.maps, [(name, key, value)])
 
 
-def build_of(role: str, capacity: layout.Capacity = SMALL) -> forwarder.Build:
+def build_of(role: str, capacity: layout.Capacity = SMALL) -> successors.Build:
     """The project's sources of a role, with small maps."""
-    return forwarder.Build(role, source_of(role), tuple(sources.flags_of(capacity)))
+    return successors.Build(role, source_of(role), tuple(sources.flags_of(capacity)))
 
 
 def load(role: str) -> Programs:
@@ -655,6 +657,29 @@ def fresh_pins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path
     monkeypatch.setattr(kept_builds, "DIRECTORY", tmp_path / "builds")
     yield path
     _unmount(path)
+
+
+@pytest.fixture
+def quick_compiler(pytestconfig: pytest.Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compile a build once and not in every test: what came out is found by its identity, so it is never stale."""
+    cache = pytestconfig.cache
+    assert cache is not None
+    shelf = cache.mkdir("edgewire-builds")
+    real = successors.compiled
+
+    def compiled(wanted: Desired, build: successors.Build | None) -> kept_builds.KeptBuild:
+        kept = kept_builds.path_of(wanted.role, wanted.build)
+        stored = shelf / kept.name
+        if build is None or not stored.exists():
+            made = real(wanted, build)
+            shutil.copy(kept, stored)
+            return made
+        kept.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        shutil.copy(stored, kept)
+        found = kept_builds.read(wanted.role, wanted.build)
+        return found if found is not None else real(wanted, build)
+
+    monkeypatch.setattr(successors, "compiled", compiled)
 
 
 # --- Boxes made of namespaces ----------------------------------------------------------------------------------------
@@ -933,7 +958,7 @@ def named(entries: list[dict[str, Any]], vip: str) -> dict[str, Any]:
     return entry
 
 
-def desired(role: str, build: forwarder.Build, *, present: bool = True, xdp_mode: str = "native") -> Desired:
+def desired(role: str, build: successors.Build, *, present: bool = True, xdp_mode: str = "native") -> Desired:
     """The role's programs on the interfaces that the boxes here have."""
     ports = {"edge": {"uplink": "eth0"}, "worker": {"container": "podman0"}}[role]
     return Desired(role, {**ports, "wireguard": "wg0"}, build.identity, xdp_mode, present)

@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 from ansible_collections.edgewire.fleet.plugins.module_utils.bpf import (
     attach,
-    compiler,
     contents,
     edge_state,
     forwarder,
@@ -23,7 +22,10 @@ from ansible_collections.edgewire.fleet.plugins.module_utils.bpf import (
     layout,
     libbpf,
     map_io,
+    netdev,
+    successors,
 )
+from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.programs import Desired
 from ansible_collections.edgewire.fleet.plugins.module_utils.errors import EdgewireError
 from ansible_collections.edgewire.fleet.plugins.module_utils.steps import Step
 from ansible_collections.edgewire.fleet.tests.kernel.bpf_support import (
@@ -61,11 +63,11 @@ class Host:
         self.build = build_of("edge")
 
     def preview(self, **more: Any) -> list[Step]:
-        return forwarder.preview(desired("edge", self.build, **more))
+        return forwarder.preview(replace(desired("edge", self.build), **more))
 
     def ensure(self, **more: Any) -> list[Step]:
         """Predict, then do, and find that the prediction was right and that nothing is left to do."""
-        wanted = desired("edge", self.build, **more)
+        wanted = replace(desired("edge", self.build), **more)
         predicted = forwarder.preview(wanted)
         steps = forwarder.ensure(wanted, self.build)
         assert steps == predicted
@@ -104,7 +106,7 @@ class Host:
 
     def remove_link_pin(self) -> None:
         """Remove the pin of our XDP link: nothing else holds the hook, and the kernel lets go of it in its own time."""
-        ifindex = attach.ifindex_of("eth0")
+        ifindex = netdev.ifindex_of("eth0")
         assert ifindex is not None
         (attach.pin_root("edge") / "link").unlink()
         wait_until(lambda: libbpf.xdp_query(ifindex) == libbpf.XdpQuery(None, None), "the hook to be free")
@@ -115,7 +117,7 @@ class Host:
 
 
 @pytest.fixture
-def host(fresh_pins: Path, make_netns: Callable[[], Netns]) -> Iterator[Host]:
+def host(fresh_pins: Path, quick_compiler: None, make_netns: Callable[[], Netns]) -> Iterator[Host]:
     """An edge without programs; pins go to a bpffs of this test alone."""
     ns, client = make_netns(), make_netns()
     make_edge_interfaces(ns, client)
@@ -127,17 +129,17 @@ def host(fresh_pins: Path, make_netns: Callable[[], Netns]) -> Iterator[Host]:
 
 
 @pytest.fixture
-def compiles(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def compiles(quick_compiler: None, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The roles that were compiled, in order."""
     seen: list[str] = []
-    real = compiler.compile_and_load
+    real = successors.compiled
 
     @functools.wraps(real)
-    def spy(role: str, *rest: Any) -> compiler.Loaded:
-        seen.append(role)
-        return real(role, *rest)
+    def spy(wanted: Desired, build: successors.Build | None) -> kept_builds.KeptBuild:
+        seen.append(wanted.role)
+        return real(wanted, build)
 
-    monkeypatch.setattr(compiler, "compile_and_load", spy)
+    monkeypatch.setattr(successors, "compiled", spy)
     return seen
 
 
@@ -244,12 +246,11 @@ def test_another_build_takes_over_with_contents(host: Host, compiles: list[str])
     host.relay_one()
 
 
-def test_a_smaller_build_starts_empty_and_is_filled_again(host: Host) -> None:
+def test_a_smaller_build_takes_over_what_fits(host: Host) -> None:
     host.ensure()
     contents.ensure("edge", EDGE_PARAMS)
     host.build = build_of("edge", replace(SMALL, services=8))
     host.ensure()
-    assert contents.ensure("edge", EDGE_PARAMS) != []
     assert contents.preview("edge", EDGE_PARAMS) == []
     host.relay_one()
 
@@ -263,7 +264,7 @@ def test_a_foreign_xdp_program_stays(
     host: Host, load_foreign: LoadForeign, fresh_pins: Path, compiles: list[str], how: str
 ) -> None:
     fd, _ = load_foreign(FOREIGN_XDP, "foreign_xdp", "xdp")
-    ifindex = attach.ifindex_of("eth0")
+    ifindex = netdev.ifindex_of("eth0")
     assert ifindex is not None
     if how == "link":
         link = libbpf.xdp_link_create(fd, ifindex, "native")
@@ -287,7 +288,7 @@ def test_a_foreign_xdp_program_stays(
 
 def test_a_foreign_program_at_our_priority_stays(host: Host, load_foreign: LoadForeign) -> None:
     fd, _ = load_foreign(FOREIGN_TC, "foreign_tc", "tc")
-    ifindex = attach.ifindex_of("wg0")
+    ifindex = netdev.ifindex_of("wg0")
     assert ifindex is not None
     libbpf.tc_attach(ifindex, 7700, fd)
     theirs = libbpf.tc_query(ifindex, 7700)
@@ -315,7 +316,7 @@ def test_a_foreign_filter_beside_ours_is_left_alone(
     host.relay_one()
     host.ensure(present=False)
     assert host.ns.run(*show).stdout == theirs
-    ifindex = attach.ifindex_of("eth0")
+    ifindex = netdev.ifindex_of("eth0")
     assert ifindex is not None
     assert libbpf.tc_query(ifindex, 7700) is None
 
@@ -327,7 +328,7 @@ def test_absent_removes_all_of_ours(host: Host, fresh_pins: Path) -> None:
     assert [step.name for step in steps[:3]] == EDGE_HOOKS[::-1]
     assert {step.verb for step in steps} == {"remove"}
     assert {interface: host.qdiscs(interface) for interface in ("eth0", "wg0")} == before
-    ifindex = attach.ifindex_of("eth0")
+    ifindex = netdev.ifindex_of("eth0")
     assert ifindex is not None
     assert libbpf.xdp_query(ifindex) == libbpf.XdpQuery(None, None)
     assert [path.name for path in fresh_pins.iterdir() if not path.name.endswith(".debug")] == []
@@ -355,8 +356,7 @@ def test_a_new_interface_of_the_same_name(host: Host, compiles: list[str], make_
     contents.ensure("edge", EDGE_PARAMS)
     state = host.state()
     host.ns.run("ip", "link", "del", "eth0")
-    link = attach.read_link("edge")
-    assert link is not None
+    (link,) = attach.pinned_links("edge").values()
     assert link.ifindex == 0, "the pinned link outlives the interface"
     client = make_netns()
     make_edge_interfaces(host.ns, client)
@@ -385,12 +385,14 @@ def test_maps_of_another_layout_are_refused_and_replaced(host: Host, load_foreig
     fd, keep = load_foreign(OTHER_LAYOUT, "edge_egress", "tc")
     record = layout.IDENTITY.pack({"build": b"o" * 32, "schema": b"s" * 32})
     libbpf.update_batch(keep[b"ew_identity"].map_fd, "ew_identity", layout.U32.pack({}), record, 1)
-    ifindex = attach.ifindex_of("wg0")
+    ifindex = netdev.ifindex_of("wg0")
     assert ifindex is not None
     libbpf.tc_attach(ifindex, 7700, fd)
     with pytest.raises(EdgewireError, match=r"maps have another layout .* run xdp_forwarder"):
         contents.ensure("edge", EDGE_PARAMS)
-    steps = host.ensure()
+    with pytest.raises(EdgewireError, match="cannot be carried over: nobody knows the layout"):
+        forwarder.ensure(desired("edge", host.build), host.build)
+    steps = host.ensure(force=True)
     assert (steps[0].verb, steps[0].name) == ("change", "edge_egress on wg0")
     contents.ensure("edge", EDGE_PARAMS)
     host.relay_one()
@@ -400,7 +402,7 @@ def test_one_program_leads_to_all_maps(host: Host) -> None:
     """Also to those that only another program uses, and to one that none does."""
     host.ensure()
     host.remove_link_pin()
-    attach.remove_pins("edge", keep="nothing")
+    shutil.rmtree(attach.build_directory("edge", host.build.identity))
     host.remove_filter("eth0")
     assert set(map_io.find_attached("edge")) == {"edge_egress"}
     assert contents.ensure("edge", EDGE_PARAMS)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.edgewire.fleet.plugins.module_utils.boot.stored import read_json
-from ansible_collections.edgewire.fleet.plugins.module_utils.bpf import attach, contents, forwarder, options
+from ansible_collections.edgewire.fleet.plugins.module_utils.bpf import contents, forwarder, netdev, options
 from ansible_collections.edgewire.fleet.plugins.module_utils.errors import EdgewireError
 from ansible_collections.edgewire.fleet.plugins.module_utils.routes import backend as routes
 from ansible_collections.edgewire.fleet.plugins.module_utils.steps import Step
@@ -57,7 +57,7 @@ def _wants_preshared(plan: Mapping[str, Any]) -> bool:
 
 def _wait_for(interface: str) -> None:
     deadline = time.monotonic() + INTERFACE_SECONDS
-    while attach.ifindex_of(interface) is None:
+    while netdev.ifindex_of(interface) is None:
         if time.monotonic() > deadline:
             raise EdgewireError(
                 f"interface {interface} did not appear in {INTERFACE_SECONDS:.0f} s (a bridge comes with its"

@@ -5,15 +5,17 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import platform
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.edgewire.fleet.plugins.module_utils.bpf import layout, map_io
+from ansible_collections.edgewire.fleet.plugins.module_utils.bpf import layout, map_io, schema
 from ansible_collections.edgewire.fleet.plugins.module_utils.errors import EdgewireError
 
 
@@ -51,15 +53,29 @@ def _captured_stderr() -> Iterator[list[str]]:
             lines += file.read().decode(errors="replace").splitlines()
 
 
+def problems() -> list[str]:
+    """What this machine lacks to compile, in words that say what to do; bcc itself is not imported yet."""
+    found = []
+    if importlib.util.find_spec("bcc") is None:
+        found.append(
+            f"bcc cannot be imported by {sys.executable}; install the distribution's package (Debian: python3-bpfcc)"
+            " and run the module with the distribution's interpreter (ansible_python_interpreter: /usr/bin/python3)"
+        )
+    build = Path("/lib/modules", platform.release(), "build")
+    if not build.exists() and not os.environ.get("BCC_KERNEL_SOURCE"):
+        found.append(
+            f"kernel headers are missing: {build} does not exist;"
+            f" install them (Debian: linux-headers-{platform.release()}); linux-headers-amd64 brings those of the"
+            " newest kernel, which may not be the one that runs until the next reboot"
+        )
+    return found
+
+
 def _import_bcc() -> Any:
     try:
         import bcc
     except ImportError as exc:
-        raise EdgewireError(
-            "bcc cannot be imported by this Python; install the distribution's package (Debian: python3-bpfcc) and"
-            " run the module with the distribution's interpreter (ansible_python_interpreter: /usr/bin/python3):"
-            f" {exc}"
-        ) from exc
+        raise EdgewireError(f"bcc is there, but cannot be imported; reinstall python3-bpfcc: {exc}") from exc
     if not hasattr(bcc, "BPF"):
         raise EdgewireError(
             "the Python module bcc is not the BPF Compiler Collection (PyPI's package of that name is another thing);"
@@ -68,23 +84,15 @@ def _import_bcc() -> Any:
     return bcc
 
 
-def _check_headers() -> None:
-    build = Path("/lib/modules", platform.release(), "build")
-    if not build.exists() and not os.environ.get("BCC_KERNEL_SOURCE"):
-        raise EdgewireError(
-            f"kernel headers are missing: {build} does not exist;"
-            f" install them (Debian: linux-headers-{platform.release()}); linux-headers-amd64 brings those of the"
-            " newest kernel, which may not be the one that runs until the next reboot"
-        )
-
-
 def compile_and_load(role: str, source: str, flags: Sequence[str], programs: dict[str, str], identity: bytes) -> Loaded:
     """Compile ``source``, load ``programs`` (name to kind, "xdp" or "tc") and write the identity into them.
 
     :raises EdgewireError: with the compiler's or the verifier's last lines.
     """
+    missing = problems()
+    if missing:
+        raise EdgewireError("; ".join(missing))
     bcc = _import_bcc()
-    _check_headers()
     stage = "compile"
     with _captured_stderr() as messages:
         try:
@@ -100,5 +108,5 @@ def compile_and_load(role: str, source: str, flags: Sequence[str], programs: dic
     if failure is not None:
         told = "\n".join(line for line in messages if line.strip())[-3000:]
         raise EdgewireError(f"the {role} programs did not {stage}: {failure}\n{told}")
-    map_io.make_one(role, fds, maps, identity)
+    map_io.make_one(fds, maps, identity, schema.schema_hash(role))
     return Loaded(fds, maps, instructions, bpf)

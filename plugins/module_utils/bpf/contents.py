@@ -4,12 +4,10 @@
 
 from __future__ import annotations
 
-import fcntl
 import functools
 import ipaddress
 import itertools
 import socket
-import struct
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,20 +20,18 @@ from ansible_collections.edgewire.fleet.plugins.module_utils.bpf import (
     gather,
     libbpf,
     map_io,
+    netdev,
     rendered,
     states,
     worker_maps,
 )
-from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.attach import ifindex_of
 from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.relays import Relays
 from ansible_collections.edgewire.fleet.plugins.module_utils.errors import EdgewireError
 from ansible_collections.edgewire.fleet.plugins.module_utils.steps import Step
 
-_SIOCGIFMTU = 0x8921  # linux/sockios.h
-
 
 def _ifindex(name: str, may_be_missing: bool) -> int:
-    index = ifindex_of(name)
+    index = netdev.ifindex_of(name)
     if index is None and not may_be_missing:
         there = ", ".join(found for _, found in socket.if_nameindex())
         raise EdgewireError(
@@ -46,16 +42,6 @@ def _ifindex(name: str, may_be_missing: bool) -> int:
 
 def _given(value: int | None, default: int) -> int:
     return default if value is None else value
-
-
-def _mtu(name: str) -> int:
-    """The MTU that the kernel says an interface has (netdevice(7)), in bytes of an IP packet; 0 where it is missing."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
-        try:
-            answer = fcntl.ioctl(any_socket, _SIOCGIFMTU, struct.pack("16si20x", name.encode(), 0))
-        except OSError:
-            return 0
-    return int(struct.unpack("16si20x", answer)[1])
 
 
 @functools.lru_cache(65_536)  # a VIP has many ports, a container many endpoints
@@ -209,7 +195,7 @@ def edge_wanted(
         frozenset(worker["name"] for worker in params.get("workers") or () if worker.get("state") == "dead"),
         wanted_filters,
         bool(params.get("drop_unserved")),
-        _mtu(params["wireguard_interface"]),
+        netdev.mtu(params["wireguard_interface"]),
     )
 
 
@@ -273,7 +259,7 @@ def worker_wanted(
         {**edges, **workers},
         endpoints,
         _ifindex(params["uplink"], elsewhere or not any(endpoint.direct for endpoint in endpoints)),
-        _mtu(params["wireguard_interface"]),
+        netdev.mtu(params["wireguard_interface"]),
     )
 
 
@@ -338,23 +324,28 @@ def preview(role: str, params: Mapping[str, Any], *, may_be_missing: bool = Fals
         return _plan(role, params, None, may_be_missing)[0]
 
 
-def ensure(role: str, params: Mapping[str, Any]) -> list[Step]:
-    """Make the running programs' maps say what is desired; the steps that were taken.
+def fill(role: str, params: Mapping[str, Any], maps: map_io.Maps) -> list[Step]:
+    """Make maps say what is desired, those of programs that run or of their successors; the steps that were taken.
 
     What was written is read back: what the kernel then says must need no further step.
     """
+    steps, writes = _plan(role, params, maps, False)
+    if writes:
+        map_io.write(maps, writes)
+        left, _ = _plan(role, params, maps, False)
+        if left:
+            names = ", ".join(f"{step.kind} {step.name}" for step in left)
+            raise EdgewireError(
+                f"written, but read back different: {names}. Something else writes to these maps, or wrote just now:"
+                " run again"
+            )
+    return steps
+
+
+def ensure(role: str, params: Mapping[str, Any]) -> list[Step]:
+    """Make the running programs' maps say what is desired; the steps that were taken."""
     with map_io.running_maps(role) as maps:
         if maps is None:
             module = "xdp_forwarder" if role == "edge" else "tc_delivery"
             raise EdgewireError(f"the {role} programs do not run on this box; run {module} first")
-        steps, writes = _plan(role, params, maps, False)
-        if writes:
-            map_io.write(maps, writes)
-            left, _ = _plan(role, params, maps, False)
-            if left:
-                names = ", ".join(f"{step.kind} {step.name}" for step in left)
-                raise EdgewireError(
-                    f"written, but read back different: {names}. Something else writes to these maps, or wrote"
-                    " just now: run again"
-                )
-        return steps
+        return fill(role, params, maps)

@@ -215,6 +215,23 @@ def link_detach(link_fd: int) -> None:
     _call("detaching the link", "bpf_link_detach", link_fd)
 
 
+def link_ids() -> Iterator[int]:
+    """The ids of all BPF links of this machine, of every namespace."""
+    number = ctypes.c_uint32(0)
+    while library().bpf_link_get_next_id(number, ctypes.byref(number)) == 0:
+        yield number.value
+
+
+def link_fd(link_id: int) -> int:
+    """A new file descriptor for a link by id; the caller closes it."""
+    return _call(f"opening link {link_id}", "bpf_link_get_fd_by_id", ctypes.c_uint32(link_id))
+
+
+def xdp_detach(ifindex: int, mode: str) -> None:
+    """Take off an interface's XDP hook what was attached there in a mode without a link."""
+    _call(f"detaching XDP from interface index {ifindex}", "bpf_xdp_detach", ifindex, XDP_FLAGS[mode], None)
+
+
 def xdp_query(ifindex: int) -> XdpQuery:
     """The program on an interface's XDP hook and the mode in force, from the kernel (rtnetlink IFLA_XDP)."""
     opts = structs.XdpQueryOpts(sz=ctypes.sizeof(structs.XdpQueryOpts))

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import array
 import itertools
-import socket
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -72,20 +71,12 @@ def find_attached(role: str) -> dict[str, tuple[str, Attached]]:
 
     Looks at every interface's hooks, so it needs to know no interface and trusts no pin and no file.
     """
-    found = {}
-    for ifindex, interface in socket.if_nameindex():
-        for kind in ("xdp", "tc"):
-            hooks = [hook for hook in HOOKS[role] if hook.kind == kind]
-            if not hooks:
-                continue
-            there = attach.read_hook(role, hooks[0], ifindex)
-            if there is None or there.build is None:
-                continue
-            # The kernel keeps 15 characters of a program's name.
-            for hook in hooks:
-                if hook.program[:15] == there.name:
-                    found[hook.program] = (interface, there)
-    return found
+    programs = {hook.program[: schema.NAME_LENGTH]: hook.program for hook in HOOKS[role]}
+    return {
+        programs[there.found.name]: (there.interface, there.found)
+        for there in attach.ours_everywhere(role)
+        if there.found.name in programs
+    }
 
 
 @contextmanager
@@ -94,8 +85,7 @@ def open_maps(role: str, program_ids: Iterable[int]) -> Iterator[dict[str, OpenM
 
     :raises OtherLayoutError: a map has another shape than this version of the collection knows.
     """
-    # The kernel keeps 15 characters of a map's name.
-    specs = {spec.name[:15]: spec for spec in layout.MAPS[role]}
+    specs = {spec.name[: schema.NAME_LENGTH]: spec for spec in layout.MAPS[role]}
     with ExitStack() as stack:
         maps: dict[str, OpenMap] = {}
         for program_id in program_ids:
@@ -205,7 +195,7 @@ def _flush(maps: Maps, batch: list[Write | Run]) -> None:
         libbpf.update_batch(maps[name].fd, name, keys, values, len(singles))
 
 
-def make_one(role: str, programs: Mapping[str, int], maps: Mapping[str, int], identity: bytes) -> None:
+def make_one(programs: Mapping[str, int], maps: Mapping[str, int], identity: bytes, schema_hash: bytes) -> None:
     """Make freshly loaded programs and maps (name to descriptor) one build, told by its identity.
 
     Every program holds all the role's maps, so that any one that is attached leads to all of them.
@@ -213,19 +203,5 @@ def make_one(role: str, programs: Mapping[str, int], maps: Mapping[str, int], id
     for program_fd in programs.values():
         for map_fd in maps.values():
             libbpf.bind_map(program_fd, map_fd)
-    record = layout.IDENTITY.pack({"build": identity, "schema": schema.schema_hash(role)})
+    record = layout.IDENTITY.pack({"build": identity, "schema": schema_hash})
     libbpf.update_batch(maps["ew_identity"], "ew_identity", layout.U32.pack({}), record, 1)
-
-
-def carry_over(role: str, old: Maps, new: Mapping[str, int]) -> None:
-    """Copy contents and counters from the maps of the running programs into those of their successors.
-
-    Does nothing where a successor is smaller: its contents are then written afresh by ``forwarder_map``.
-    """
-    shapes = {name: libbpf.map_info(fd) for name, fd in new.items()}
-    if any(m.info.max_entries > shapes[name].max_entries for name, m in old.items()):
-        return
-    for spec in layout.MAPS[role]:
-        if spec.carried and spec.name in old:
-            keys, values = old[spec.name].read()
-            libbpf.update_batch(new[spec.name], spec.name, keys, values, len(keys) // spec.key.size)

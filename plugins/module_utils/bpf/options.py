@@ -9,9 +9,9 @@ from dataclasses import fields
 from typing import Any
 
 from ansible_collections.edgewire.fleet.plugins.module_utils.bpf import sources
-from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.forwarder import Build
 from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.layout import Capacity
 from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.programs import HOOKS, Desired
+from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.successors import Build
 
 SOURCES_SPEC: dict[str, Any] = {"sources": {"type": "dict"}}
 CAPACITY_SPEC: dict[str, Any] = {
@@ -20,6 +20,16 @@ CAPACITY_SPEC: dict[str, Any] = {
         "default": {},
         "options": {field.name: {"type": "int", "default": field.default} for field in fields(Capacity)},
     }
+}
+
+# What the modules that attach a role's programs share besides.
+PROGRAMS_SPEC: dict[str, Any] = {
+    "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+    "contents": {"type": "dict"},
+    "force": {"type": "bool", "default": False},
+    "alone": {"type": "bool", "default": True},
+    **CAPACITY_SPEC,
+    **SOURCES_SPEC,
 }
 
 # Which option names the interface of which port of a role's hooks.
@@ -44,6 +54,8 @@ def programs_from(role: str, params: Mapping[str, Any], build: Build) -> Desired
         build=build.identity,
         xdp_mode=params.get("xdp_mode") or "native",
         present=params.get("state", "present") == "present",
+        force=bool(params.get("force")),
+        alone=params.get("alone") is not False,
     )
 
 

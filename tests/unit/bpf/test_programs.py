@@ -30,7 +30,7 @@ ALL = ["edge_egress on wg0", "edge_handoff on eth0", "edge_xdp on eth0"]
 
 def told(wanted: Desired, attached: Mapping[str, Attached | None], **more: object) -> list[tuple[str, str]]:
     """The plan as verbs and names."""
-    observed = Observed(attached, IFINDEX, **more)
+    observed = Observed(attached, IFINDEX, **{"pinned_map_set": 40, **more})
     steps = plan(wanted, observed)
     assert all(step.op in HOOKS[wanted.role] or step.kind == "pin" for step in steps)
     return [(step.verb, step.name) for step in steps]
@@ -55,7 +55,7 @@ def test_another_build() -> None:
 
 
 def test_another_xdp_mode() -> None:
-    steps = plan(replace(WANTED, xdp_mode="generic"), Observed(RIGHT, IFINDEX))
+    steps = plan(replace(WANTED, xdp_mode="generic"), Observed(RIGHT, IFINDEX, 40))
     assert [(s.before, s.after) for s in steps] == [
         (
             {"hook": "XDP native", "build": BUILD.hex()[:16]},
@@ -66,7 +66,7 @@ def test_another_xdp_mode() -> None:
 
 def test_programs_that_do_not_share_their_maps() -> None:
     mixed = {**RIGHT, "edge_handoff": replace(RIGHT["edge_handoff"], map_set=41)}
-    (step,) = plan(WANTED, Observed(mixed, IFINDEX))
+    (step,) = plan(WANTED, Observed(mixed, IFINDEX, 40))
     assert (step.verb, step.name) == ("change", "edge_handoff on eth0")
     assert step.before is not None
     assert step.before["maps"] == "not shared with the role's other programs"
