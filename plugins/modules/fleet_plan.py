@@ -38,8 +38,7 @@ options:
       - The default is C(group_vars/all/edgewire_public_keys.yml) beside the inventory.
     type: path
   public_keys:
-    description:
-      - Public keys by host, merged over the registry and over what the hosts returned.
+    description: Public keys by host, merged over the registry and over what the hosts returned.
     type: dict
     default: {}
   drain:

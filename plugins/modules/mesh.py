@@ -1,6 +1,7 @@
 #!/usr/bin/python
 # SPDX-FileCopyrightText: 2026 The edgewire.fleet contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 """Module `edgewire.fleet.mesh`."""
 
 from __future__ import annotations
@@ -51,6 +52,10 @@ options:
 extends_documentation_fragment:
   - edgewire.fleet.guarded
 attributes:
+  action_group:
+    support: full
+    membership: [edgewire.fleet.fleet]
+    description: C(module_defaults) of C(group/edgewire.fleet.fleet) hold for it.
   check_mode:
     support: full
     description: Changes nothing and says exactly what would change.
