@@ -33,8 +33,9 @@ options:
   contents:
     description:
       - The C(edge) or C(worker) object of a host's plan, in place of all options below. For fleets of many services it takes
-        a fraction of the time, as Ansible checks options one by one; the module checks it all the same.
-    type: dict
+        a fraction of the time, as Ansible checks options one by one, and copies what is not text; the module checks it all the
+        same.
+    type: json
   relay_address:
     description:
       - This host's relay address, which is in its peers' allowed IPs and assigned to no interface.

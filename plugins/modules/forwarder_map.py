@@ -60,7 +60,7 @@ EXAMPLES = r"""
 - name: Write a worker's endpoints from its plan
   edgewire.fleet.forwarder_map:
     role: worker
-    contents: "{{ edgewire_plan.worker }}"
+    contents: "{{ edgewire_plan.worker | to_json }}"
 
 - name: Take a service out of an edge, at once and with all its backends
   edgewire.fleet.forwarder_map:
@@ -106,19 +106,31 @@ rendered:
     ew_endpoints: [{key: 2771406, value: 0}]
 """
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
 from ansible_collections.edgewire.fleet.plugins.module_utils.bpf import contents
 from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.options import CONTENTS_SPEC
+from ansible_collections.edgewire.fleet.plugins.module_utils.errors import EdgewireError
 from ansible_collections.edgewire.fleet.plugins.module_utils.modules import run_module
 from ansible_collections.edgewire.fleet.plugins.module_utils.steps import result_of
 
 
 def work(params: Mapping[str, Any], check_mode: bool) -> dict[str, Any]:
     """Compare and write the maps of one role, or tell of them."""
-    role, state = params["role"], params["state"]
-    said = {**(params["contents"] or params), "state": state, "force": params["force"]}
+    if params["contents"] is None:
+        return _work(params["role"], params, params, check_mode)
+    try:
+        return _work(params["role"], json.loads(params["contents"]), params, check_mode)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        told = f"contents are no plan's object for role {params['role']}: {type(error).__name__} {error}"
+        raise EdgewireError(told) from error
+
+
+def _work(role: str, given: Mapping[str, Any], params: Mapping[str, Any], check_mode: bool) -> dict[str, Any]:
+    state = params["state"]
+    said = {**given, "state": state, "force": params["force"]}
     if state == "gathered":
         return {"changed": False, "gathered": contents.gathered(role, said)}
     if state == "rendered":

@@ -39,6 +39,7 @@ from ansible_collections.edgewire.fleet.plugins.module_utils.bpf import (
     layout,
     libbpf,
     map_io,
+    proofs,
     sources,
     successors,
     worker_maps,
@@ -646,6 +647,7 @@ def shared_pins(_session_bpffs: Path, _session_builds: Path, monkeypatch: pytest
     """Pins that outlive the test: what one test compiled, the next attaches from its pin."""
     monkeypatch.setattr(attach, "BPFFS", _session_bpffs)
     monkeypatch.setattr(kept_builds, "DIRECTORY", _session_builds)
+    monkeypatch.setattr(proofs, "DIRECTORY", _session_builds / "proofs")
     return _session_bpffs
 
 
@@ -655,6 +657,7 @@ def fresh_pins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path
     path = _mount()
     monkeypatch.setattr(attach, "BPFFS", path)
     monkeypatch.setattr(kept_builds, "DIRECTORY", tmp_path / "builds")
+    monkeypatch.setattr(proofs, "DIRECTORY", tmp_path / "proofs")
     yield path
     _unmount(path)
 

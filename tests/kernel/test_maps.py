@@ -11,7 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.edgewire.fleet.plugins.module_utils.bpf import contents, edge_state, info, layout, map_io
+from ansible_collections.edgewire.fleet.plugins.module_utils.bpf import (
+    contents,
+    edge_maps,
+    edge_state,
+    info,
+    layout,
+    map_io,
+)
 from ansible_collections.edgewire.fleet.plugins.module_utils.errors import EdgewireError
 from ansible_collections.edgewire.fleet.plugins.module_utils.steps import Step
 from ansible_collections.edgewire.fleet.tests.kernel.bpf_support import (
@@ -403,3 +410,20 @@ def test_a_map_that_others_filled_is_cleared_in_the_same_run(edge_box: Box) -> N
     assert contents.preview("edge", params) == []
     contents.ensure("edge", EDGE_PARAMS)
     assert contents.preview("edge", EDGE_PARAMS) == []
+
+
+def test_what_is_proven_is_not_worked_out_again_until_a_byte_differs(
+    edge_box: Box, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert contents.ensure("edge", EDGE_PARAMS) == []
+    with monkeypatch.context() as patch:
+        patch.setattr(edge_maps, "plan", None)
+        assert contents.ensure("edge", EDGE_PARAMS) == contents.preview("edge", EDGE_PARAMS) == []
+        other = {**EDGE_PARAMS, "drop_unserved": True}
+        with pytest.raises(TypeError):
+            contents.preview("edge", other)
+    state = edge_state.read(edge_box.maps)
+    entry = state.entries[edge_state.Entry("ew_services", VIP, PORT, 16)]
+    place = words(layout.U32.pack({"value": entry["lut_offset"]}))
+    bpftool("update", edge_box, "ew_lut", "key", *place, "value", *words(layout.U32.pack({"value": 1})))
+    expect_repair("edge", EDGE_PARAMS, [("change", "service", f"{VIP}:{PORT}/udp")])

@@ -21,6 +21,7 @@ from ansible_collections.edgewire.fleet.plugins.module_utils.bpf import (
     libbpf,
     map_io,
     netdev,
+    proofs,
     rendered,
     states,
     worker_maps,
@@ -276,6 +277,23 @@ def _whole(role: str, params: Mapping[str, Any], maps: map_io.Maps | None) -> Ma
     return states.deleted(role, params, running, bool(params.get("force")))
 
 
+# What a plan's object says beside the contents: which words it is in, not what they say.
+_MANNER = ("state", "force", "contents", "role")
+# The options that name interfaces.
+_INTERFACES = ("wireguard_interface", "uplink", "reply_interface", "container_interface")
+
+
+def _proof(role: str, params: Mapping[str, Any], maps: map_io.Maps) -> bytes:
+    """What :func:`proofs.known` would have to know for the maps to be right."""
+    wanted = {name: value for name, value in params.items() if name not in _MANNER}
+    names = [params.get(option) for option in _INTERFACES]
+    surroundings = [
+        [name and netdev.ifindex_of(name) for name in names],
+        netdev.mtu(params.get("wireguard_interface") or ""),
+    ]
+    return proofs.of(role, wanted, surroundings, maps)
+
+
 def _plan(
     role: str, params: Mapping[str, Any], maps: map_io.Maps | None, may_be_missing: bool
 ) -> tuple[list[Step], Sequence[map_io.Change]]:
@@ -286,6 +304,22 @@ def _plan(
         return edge_maps.plan(edge, edge_state.read(maps) if maps else edge_state.EMPTY, cpus, time.monotonic_ns())
     worker = worker_wanted(params, may_be_missing=may_be_missing)
     return worker_maps.plan(worker, worker_maps.read(maps) if maps else worker_maps.EMPTY, cpus)
+
+
+def _compare(
+    role: str, params: Mapping[str, Any], maps: map_io.Maps, *, remember: bool, may_be_missing: bool = False
+) -> tuple[list[Step], Sequence[map_io.Change]]:
+    """:func:`_plan`, unless it is proven that there is nothing to do."""
+    maps = map_io.read_once(maps)
+    if params.get("state", "overridden") != "overridden":
+        return _plan(role, params, maps, may_be_missing)
+    proof = _proof(role, params, maps)
+    if proofs.known(role, proof):
+        return [], []
+    steps, changes = _plan(role, params, maps, may_be_missing)
+    if remember and not steps:
+        proofs.remember(role, proof)
+    return steps, changes
 
 
 def render(role: str, params: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
@@ -317,7 +351,9 @@ def preview(role: str, params: Mapping[str, Any], *, may_be_missing: bool = Fals
         with map_io.running_maps(role) as maps:
             if maps is None and not may_be_missing:
                 raise EdgewireError(f"the {role} programs do not run on this box; edgewire.fleet.site puts them there")
-            return _plan(role, params, maps, may_be_missing)[0]
+            if maps is None:
+                return _plan(role, params, None, may_be_missing)[0]
+            return _compare(role, params, maps, remember=False, may_be_missing=may_be_missing)[0]
     except map_io.OtherLayoutError:
         if not may_be_missing:
             raise
@@ -329,10 +365,10 @@ def fill(role: str, params: Mapping[str, Any], maps: map_io.Maps) -> list[Step]:
 
     What was written is read back: what the kernel then says must need no further step.
     """
-    steps, writes = _plan(role, params, maps, False)
+    steps, writes = _compare(role, params, maps, remember=True)
     if writes:
         map_io.write(maps, writes)
-        left, _ = _plan(role, params, maps, False)
+        left, _ = _compare(role, params, maps, remember=True)
         if left:
             names = ", ".join(f"{step.kind} {step.name}" for step in left)
             raise EdgewireError(

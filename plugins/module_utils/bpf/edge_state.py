@@ -279,6 +279,15 @@ def _read_slots(maps: Maps, name: str, record: layout.Record, used: str) -> Iter
     return zip(slots, record.iter_unpack(data), strict=True)
 
 
+def lut_used(maps: Maps) -> int:
+    """How many places of ``ew_lut`` there are up to the last one that an entry leads to."""
+    used = 0
+    for name in SERVICE_MAPS:
+        for offset, size, _, flags, _ in layout.SERVICE.codec.iter_unpack(maps[name].read()[1]):
+            used = max(used, offset + size * (2 if flags & layout.SERVICE_DRAINING else 1))
+    return used
+
+
 def read(maps: Maps) -> EdgeState:
     """Decode the edge's maps; nothing is assumed of what is in them."""
     entries = dict(_read_entries(maps))
@@ -291,7 +300,7 @@ def read(maps: Maps) -> EdgeState:
     }
     keys, _ = maps["ew_vips"].read()
     vips = frozenset(key["value"] for key in layout.ADDRESS.iter_unpack(keys))
-    used = max((s["lut_offset"] + span_of(s) for s in entries.values()), default=0)
+    used = lut_used(maps)
     lut = array.array("I", maps["ew_lut"].read(limit=used)[1] if used else b"")
     config = next(layout.EDGE_CONFIG.iter_unpack(maps["ew_config"].read()[1]))
     capacity = {name: maps[f"ew_{name}"].info.max_entries for name in CAPACITIES}

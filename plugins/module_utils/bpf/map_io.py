@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import array
+import functools
 import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -63,7 +64,33 @@ class OpenMap:
         return libbpf.read_all(self.fd, self.info, limit)
 
 
+@dataclass(frozen=True)
+class ReadOnce(OpenMap):
+    """An open map that is read from the kernel once: whoever looks again sees the same."""
+
+    @functools.cached_property
+    def _all(self) -> tuple[bytes, bytes]:
+        return super().read()
+
+    @functools.cached_property
+    def _parts(self) -> dict[int, tuple[bytes, bytes]]:
+        return {}
+
+    def read(self, limit: int | None = None) -> tuple[bytes, bytes]:
+        """See :meth:`OpenMap.read`."""
+        if limit is None:
+            return self._all
+        if limit not in self._parts:
+            self._parts[limit] = super().read(limit)
+        return self._parts[limit]
+
+
 Maps = Mapping[str, OpenMap]
+
+
+def read_once(maps: Maps) -> Maps:
+    """The maps as they are at the first look at each."""
+    return {name: ReadOnce(opened.fd, opened.info) for name, opened in maps.items()}
 
 
 def find_attached(role: str) -> dict[str, tuple[str, Attached]]:

@@ -14,6 +14,7 @@ from ansible_collections.edgewire.fleet.plugins.module_utils.bpf import (
     edge_state,
     gather,
     layout,
+    netdev,
     states,
     worker_maps,
 )
@@ -35,7 +36,7 @@ from hypothesis import strategies as st
 
 SECOND = 10**9
 # lo is in every namespace, with index 1.
-LO_MTU = contents._mtu("lo")
+LO_MTU = netdev.mtu("lo")
 
 
 def on_lo(wanted: EdgeWanted) -> EdgeWanted:

@@ -1,0 +1,93 @@
+# SPDX-FileCopyrightText: 2026 The edgewire.fleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Comparisons that came out equal, remembered, so that the same one need not be worked out again.
+
+Comparing is a pure function of what is wanted and of the bytes that the maps hold. Where it found nothing to do, the
+hash of all that went into it is a proof that there is nothing to do: of the contents that are wanted, of the
+interfaces, of every byte that was read from the kernel, and of the code that compared. Nothing is taken for granted:
+a run reads the maps as ever and hashes them, and a byte that differs, anywhere, leads to the whole comparison. What
+this saves is building every service's load balancing table again, and taking 100,000 entries apart.
+
+Proofs lie in /run: after a reboot the maps are new.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from ansible_collections.edgewire.fleet.plugins.module_utils.bpf import edge_state, map_io
+from ansible_collections.edgewire.fleet.plugins.module_utils.files import write_if_changed
+
+DIRECTORY = Path("/run/edgewire/proofs")
+# Several, as options and plan may say the same in different words.
+KEPT = 8
+# What the programs themselves write, or what is no part of the comparison.
+_NOT_COMPARED = frozenset(
+    {
+        *("ew_drops", "ew_events", "ew_icmp_buckets", "ew_identity", "ew_capture", "ew_samples", "ew_stats"),
+        *("ew_fragments", "ew_held", "ew_held_scratch", "ew_held_count"),
+        *("ew_moved", "ew_retired", "ew_filtered", "ew_buckets", "ew_source_buckets", "ew_flows"),
+    }
+)
+# Where the comparing is done.
+_CODE = (
+    *("contents", "edge_backends", "edge_maps", "edge_phases", "edge_services", "edge_state", "filters", "layout"),
+    *("map_io", "ports", "proofs", "record", "relays", "space", "worker_maps"),
+)
+_PACKAGE = __name__.rpartition(".")[0]
+
+
+def of(role: str, wanted: Mapping[str, Any], surroundings: Iterable[Any], maps: map_io.Maps) -> bytes:
+    """The proof that ``maps`` are as ``wanted``, if they are; 32 bytes.
+
+    ``surroundings`` is whatever else the comparison depends on. Of ``ew_lut`` the part that services use counts.
+    """
+    digest = hashlib.sha256(_code())
+    digest.update(json.dumps([role, wanted, list(surroundings)], sort_keys=True, default=str).encode())
+    for name in sorted(maps.keys() - _NOT_COMPARED):
+        opened = maps[name]
+        limit = edge_state.lut_used(maps) if name == "ew_lut" else None
+        keys, values = opened.read(limit) if limit != 0 else (b"", b"")
+        digest.update(f"{name} {opened.info.max_entries} {len(keys)} {len(values)}\n".encode())
+        digest.update(keys)
+        digest.update(values)
+    return digest.digest()
+
+
+def _code() -> bytes:
+    names = [*(f"{_PACKAGE}.{name}" for name in _CODE), _PACKAGE.rpartition(".")[0] + ".plan.maglev"]
+    digest = hashlib.sha256()
+    for name in names:
+        get_source: Callable[[str], str] | None = getattr(sys.modules[name].__loader__, "get_source", None)
+        digest.update((get_source(name) if get_source else name).encode())
+    return digest.digest()
+
+
+def _path(role: str) -> Path:
+    return DIRECTORY / role
+
+
+def _read(role: str) -> list[bytes]:
+    with suppress(OSError):
+        data = _path(role).read_bytes()
+        return [data[at : at + 32] for at in range(0, len(data) - 31, 32)]
+    return []
+
+
+def known(role: str, proof: bytes) -> bool:
+    """Whether the comparison was made before and came out equal."""
+    return proof in _read(role)
+
+
+def remember(role: str, proof: bytes) -> None:
+    """Keep a proof; where that cannot be, the next run compares again."""
+    others = [other for other in _read(role) if other != proof]
+    with suppress(OSError):
+        DIRECTORY.mkdir(mode=0o755, parents=True, exist_ok=True)
+        write_if_changed(_path(role), b"".join([proof, *others][:KEPT]), mode=0o600)
