@@ -182,8 +182,10 @@ def perform(steps: list[Step], root: Path = Path("/")) -> None:
     booted = (root / _SYSTEMD).is_dir()
     for step in steps:
         try:
-            if booted and isinstance(step.op, Enable) and step.op.runs and not step.op.wanted:
+            if booted and isinstance(step.op, Enable) and not step.op.wanted:
+                # What has no file any more would stay in systemd's memory for as long as it is active or failed.
                 _systemctl("stop", step.op.unit)
+                _systemctl("reset-failed", step.op.unit)
             _perform(step.op)
         except OSError as error:
             raise EdgewireError(f"{step.name}: {error.strerror}") from None
