@@ -6,11 +6,13 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 PLAYBOOK_SECONDS = 600
@@ -32,9 +34,9 @@ class Lab:
         """The box's PID 1, as the host numbers it."""
         return int(self._call([str(self.root / "lab/run"), "--pid", box], True, 10).stdout)
 
-    def switch(self, edge: str) -> None:
-        """Let the router send the VIPs to this edge."""
-        self._call([str(self.root / "lab/switch"), edge], True, 10)
+    def switch(self, *edges: str) -> None:
+        """Let the router send the VIPs to these edges."""
+        self._call([str(self.root / "lab/switch"), *edges], True, 10)
 
     def playbook(self, name: str, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run a playbook of the collection against the lab; name it as a user would: edgewire.fleet.site."""
@@ -71,18 +73,41 @@ class Lab:
 
 
 @pytest.fixture(scope="session")
-def lab() -> Lab:
+def lab() -> Iterator[Lab]:
     if os.geteuid() != 0:
         pytest.skip("the lab needs root")
     found = Lab(ROOT, is_ours=not Path("/var/lib/edgewire-lab").exists())
     found.playbook("edgewire.fleet.lab_up")
-    return found
+    yield found
+    if found.is_ours:
+        found.playbook("edgewire.fleet.lab_down")
+
+
+Variables = Callable[..., tuple[str, str]]
+
+
+@pytest.fixture
+def variables(lab: Lab, tmp_path: Path) -> Variables:
+    """Arguments that change the dns service or other variables for one run: ``variables(change, name=value)``."""
+
+    def made(change: Callable[[dict[str, Any]], None] | None = None, **more: Any) -> tuple[str, str]:
+        inventory = yaml.safe_load((lab.root / "inventories/lab/group_vars/all/edgewire.yml").read_text())
+        services = inventory["edgewire_services"]
+        if change:
+            change(next(service for service in services if service["name"] == "dns"))
+        path = tmp_path / "variables.yml"
+        path.write_text(yaml.safe_dump({"edgewire_services": services, **more}))
+        return "-e", f"@{path}"
+
+    return made
 
 
 @pytest.fixture(scope="module")
 def whole_fleet(lab: Lab) -> Iterator[None]:
     """Start from a fleet that is as planned, whatever ran before."""
+    drained = lab.root / "inventories/lab/group_vars/all/edgewire_drained.yml"
     lab.switch("edge1")
+    drained.unlink(missing_ok=True)
     lab.playbook("edgewire.fleet.site")
     yield
     lab.playbook("edgewire.fleet.site")

@@ -9,9 +9,12 @@ import os
 import re
 import signal
 import subprocess
+import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -49,6 +52,32 @@ def kill_all(pid: int) -> None:
             os.kill(number, signal.SIGKILL)
 
 
+def processes_of(box: str) -> list[int]:
+    """Everybody in a box's control group, as the host numbers them."""
+    groups = Path("/sys/fs/cgroup").glob(f"**/edgewire-lab/{box}/**/cgroup.procs")
+    return list({int(pid) for group in groups for pid in group.read_text().split()})
+
+
+def boot_id(lab: Lab, box: str) -> str:
+    """What is another one after each boot; empty while the box is down."""
+    return lab.run(box, "cat", "/proc/sys/kernel/random/boot_id", check=False).stdout
+
+
+def reboot(lab: Lab, *boxes: str) -> None:
+    """Reboot boxes, side by side, and wait until their systemds have done everything, failed or not."""
+    before = {box: boot_id(lab, box) for box in boxes}
+    for box in boxes:
+        lab.run(box, "systemctl", "reboot")
+
+    def is_back(box: str) -> bool:
+        if boot_id(lab, box) in ("", before[box]):
+            return False
+        return lab.run(box, "systemctl", "is-system-running", check=False).stdout.strip() in ("running", "degraded")
+
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(lambda box: until(lambda: is_back(box), 120), boxes))
+
+
 def recap(output: str) -> dict[str, dict[str, int]]:
     """Ansible's closing table: host to counts."""
     rows = re.findall(r"^(\S+)\s+: (ok=.*)$", output, re.M)
@@ -69,22 +98,63 @@ def changed_tasks(output: str) -> set[tuple[str, str]]:
     for line in output.splitlines():
         if match := re.match(r"TASK \[(.*)\]", line):
             task = match[1]
-        elif match := re.match(r"changed: \[(\S+?)\]", line):
+        elif match := re.match(r"changed: \[(\S+?)(?: -> \S+)?\]", line):
             found.add((task, match[1]))
     return found
 
 
-def kernel_state(lab: Lab, box: str) -> dict[str, Any]:
-    """What a roll-out could leave on a box; interface counters and the like left out."""
-    script = """
+def box_state(lab: Lab, box: str) -> list[str]:
+    """What a roll-out could leave on a box, line by line; counters and the like left out."""
+    script = r"""
     bpftool net
-    find /sys/fs/bpf /etc/edgewire /var/lib/edgewire 2>/dev/null | sort
+    find /sys/fs/bpf /run/edgewire* /var/lib/edgewire* 2>/dev/null | sort
     ip -o link | sed 's/@.*//; s/:.*mtu/ mtu/; s/ qlen.*//' | cut -d' ' -f2 | sort
+    ip -o address | sed 's/valid_lft.*//' | grep -v 'inet6 fe80'
     ip rule; ip -6 rule; ip route show table all | sort; ip -6 route show table 7700 | sort
+    ip nexthop | sort
     for i in eth0 podman0; do tc filter show dev $i ingress 2>/dev/null; tc qdisc show dev $i 2>/dev/null; done
-    systemctl list-units --all --no-legend 'edgewire*'
+    systemctl list-units --all --no-legend 'edgewire*'; systemctl --failed --no-legend
+    systemctl list-unit-files --no-legend
+    ps -eo args= | grep -E 'edgewire|wireguard-go' | grep -vE '^(sh -c|grep) '
+    sysctl -a 2>/dev/null | grep -E '^net[.](ipv4|ipv6|core|bridge)[.]' | grep -vE 'secret|[.]neigh[.]|_key'
+    find /etc /usr/local /root -path /root/.ansible -prune -o -type f -exec sha256sum {} + | sort -k 2
+    find /etc /usr/local /root -path /root/.ansible -prune -o ! -type f -print | sort
+    find /run/systemd /run/wireguard -maxdepth 1 | sort
     """
-    return {"text": lab.run(box, "sh", "-c", script).stdout}
+    return lab.run(box, "sh", "-c", script).stdout.splitlines()
+
+
+def kernel_objects(lab: Lab, box: str) -> dict[str, set[int]]:
+    """The ids of the programs, maps and links that hang on a box's hooks or are pinned on it.
+
+    A bare `bpftool prog` lists those of all boxes, which share a kernel.
+    """
+    script = r"""
+    bpftool -j net
+    find /sys/fs/bpf/edgewire -type f | while read pin; do
+        for kind in prog map link; do echo "$(bpftool -j $kind show pinned $pin 2>/dev/null)"; done; done
+    """
+    found: dict[str, set[int]] = {"prog": set(), "map": set(), "link": set()}
+    attached, *pinned = map(json.loads, filter(None, lab.run(box, "sh", "-c", script).stdout.splitlines()))
+    for hook in (*attached[0]["xdp"], *attached[0]["tc"]):
+        found["prog"].add(hook["id"])
+    for shown in pinned:
+        if "id" in shown:  # else it says that it is no object of this kind
+            found["link" if "prog_id" in shown else "prog" if "tag" in shown else "map"].add(shown["id"])
+    for program in found["prog"]:
+        shown = json.loads(lab.run(box, "bpftool", "-j", "prog", "show", "id", str(program)).stdout)
+        found["map"] |= set(shown.get("map_ids", ()))
+    return found
+
+
+def alive(lab: Lab, box: str, objects: dict[str, set[int]]) -> list[str]:
+    """Those of the objects that the kernel still has."""
+    script = 'for id in "$@"; do bpftool $0 show id $id >/dev/null 2>&1 && echo $0 $id; done; true'
+    return [
+        line
+        for kind, ids in objects.items()
+        for line in lab.run(box, "sh", "-c", script, kind, *map(str, sorted(ids))).stdout.splitlines()
+    ]
 
 
 def answer(
@@ -108,3 +178,62 @@ def map_id(lab: Lab, box: str, interface: str, name: str) -> int:
     used = json.loads(lab.run(box, "bpftool", "-j", "prog", "show", "id", str(program)).stdout)["map_ids"]
     maps = (json.loads(lab.run(box, "bpftool", "-j", "map", "show", "id", str(i)).stdout) for i in used)
     return int(next(found["id"] for found in maps if found["name"] == name))
+
+
+FAMILIES = {"IPv4": DNS_VIP, "IPv6": DNS_VIP6}
+# Asks which worker answers, from one socket a port, again and again until a file is there; says who answered each.
+ASK = """
+import json, os, socket, struct, sys, time
+vip, first, count, stop = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
+name = b"".join(bytes([len(part)]) + part for part in (b"whoami", b"edge", b"example")) + b"\\0"
+sockets = {}
+for port in range(first, first + count):
+    made = socket.socket(socket.AF_INET6 if ":" in vip else socket.AF_INET, socket.SOCK_DGRAM)
+    if ":" in vip:
+        made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)  # the same ports are in use for IPv4
+    made.bind(("", port))
+    made.settimeout(2)
+    made.connect((vip, 53))
+    sockets[port] = made
+said = {port: [] for port in sockets}
+while True:
+    for port, made in sockets.items():
+        made.send(struct.pack("!6H", port, 0x0100, 1, 0, 0, 0) + name + struct.pack("!2H", 16, 1))
+        try:
+            data = made.recv(500)
+            said[port].append(next((w for w in ("worker1", "worker2") if w.encode() in data), "?"))
+        except TimeoutError:
+            said[port].append("lost")
+    if stop == "once" or os.path.exists(stop):
+        break
+    time.sleep(0.2)
+print(json.dumps(said))
+"""
+
+
+def ask(lab: Lab, vip: str, first: int, count: int, stop: str = "once") -> dict[str, list[str]]:
+    """Source port to the workers that answered, in order."""
+    arguments = (vip, str(first), str(count), stop)
+    said: dict[str, list[str]] = json.loads(lab.run("client1", "python3", "-c", ASK, *arguments, timeout=300).stdout)
+    return said
+
+
+@contextmanager
+def traffic(lab: Lab, first: int, count: int) -> Iterator[dict[str, dict[str, list[str]]]]:
+    """Flows of both families that go on for as long as this is open; what they heard is there afterwards."""
+    heard: dict[str, dict[str, list[str]]] = {}
+    lab.run("client1", "rm", "-f", "/tmp/stop")
+
+    def run(family: str, vip: str) -> None:
+        heard[family] = ask(lab, vip, first, count, "/tmp/stop")
+
+    threads = [threading.Thread(target=run, args=item) for item in FAMILIES.items()]
+    for thread in threads:
+        thread.start()
+    try:
+        yield heard
+    finally:
+        lab.run("client1", "touch", "/tmp/stop")
+        for thread in threads:
+            thread.join()
+    assert set(heard) == set(FAMILIES)

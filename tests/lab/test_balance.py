@@ -4,99 +4,18 @@
 
 from __future__ import annotations
 
-import json
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import yaml
 
-from .support import DNS_VIP, DNS_VIP6, WORKERS, answer, told_by
+from .support import FAMILIES, WORKERS, answer, ask, told_by, traffic
 
 if TYPE_CHECKING:
-    from .conftest import Lab
+    from .conftest import Lab, Variables
 
 pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("whole_fleet")]
-
-FAMILIES = {"IPv4": DNS_VIP, "IPv6": DNS_VIP6}
-# Asks which worker answers, from one socket a port, again and again until a file is there; says who answered each.
-ASK = """
-import json, os, socket, struct, sys, time
-vip, first, count, stop = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
-name = b"".join(bytes([len(part)]) + part for part in (b"whoami", b"edge", b"example")) + b"\\0"
-sockets = {}
-for port in range(first, first + count):
-    made = socket.socket(socket.AF_INET6 if ":" in vip else socket.AF_INET, socket.SOCK_DGRAM)
-    if ":" in vip:
-        made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)  # the same ports are in use for IPv4
-    made.bind(("", port))
-    made.settimeout(2)
-    made.connect((vip, 53))
-    sockets[port] = made
-said = {port: [] for port in sockets}
-while True:
-    for port, made in sockets.items():
-        made.send(struct.pack("!6H", port, 0x0100, 1, 0, 0, 0) + name + struct.pack("!2H", 16, 1))
-        try:
-            data = made.recv(500)
-            said[port].append(next((w for w in ("worker1", "worker2") if w.encode() in data), "?"))
-        except TimeoutError:
-            said[port].append("lost")
-    if stop == "once" or os.path.exists(stop):
-        break
-    time.sleep(0.2)
-print(json.dumps(said))
-"""
-
-
-def ask(lab: Lab, vip: str, first: int, count: int, stop: str = "once") -> dict[str, list[str]]:
-    """Source port to the workers that answered, in order."""
-    arguments = (vip, str(first), str(count), stop)
-    said: dict[str, list[str]] = json.loads(lab.run("client1", "python3", "-c", ASK, *arguments, timeout=300).stdout)
-    return said
-
-
-@contextmanager
-def traffic(lab: Lab, first: int, count: int) -> Iterator[dict[str, dict[str, list[str]]]]:
-    """Flows of both families that go on for as long as this is open; what they heard is there afterwards."""
-    heard: dict[str, dict[str, list[str]]] = {}
-    lab.run("client1", "rm", "-f", "/tmp/stop")
-
-    def run(family: str, vip: str) -> None:
-        heard[family] = ask(lab, vip, first, count, "/tmp/stop")
-
-    threads = [threading.Thread(target=run, args=item) for item in FAMILIES.items()]
-    for thread in threads:
-        thread.start()
-    try:
-        yield heard
-    finally:
-        lab.run("client1", "touch", "/tmp/stop")
-        for thread in threads:
-            thread.join()
-    assert set(heard) == set(FAMILIES)
-
-
-Variables = Callable[..., tuple[str, str]]
-
-
-@pytest.fixture
-def variables(lab: Lab, tmp_path: Path) -> Variables:
-    """Arguments that change the dns service or other variables for one run: ``variables(change, name=value)``."""
-
-    def made(change: Callable[[dict[str, Any]], None] | None = None, **more: Any) -> tuple[str, str]:
-        inventory = yaml.safe_load((lab.root / "inventories/lab/group_vars/all/edgewire.yml").read_text())
-        services = inventory["edgewire_services"]
-        if change:
-            change(next(service for service in services if service["name"] == "dns"))
-        path = tmp_path / "variables.yml"
-        path.write_text(yaml.safe_dump({"edgewire_services": services, **more}))
-        return "-e", f"@{path}"
-
-    return made
 
 
 def drain_first(service: dict[str, Any]) -> None:

@@ -4,12 +4,11 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
 
-from .support import DNS_VIP, DNS_VIP6, answer, until
+from .support import DNS_VIP, DNS_VIP6, answer, reboot, until
 
 if TYPE_CHECKING:
     from .conftest import Lab
@@ -17,26 +16,6 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("whole_fleet")]
 
 UNIT = "edgewire-restore.service"
-
-
-def boot_id(lab: Lab, box: str) -> str:
-    """What is another one after each boot; empty while the box is down."""
-    return lab.run(box, "cat", "/proc/sys/kernel/random/boot_id", check=False).stdout
-
-
-def reboot(lab: Lab, *boxes: str) -> None:
-    """Reboot boxes, side by side, and wait until their systemds have done everything, failed or not."""
-    before = {box: boot_id(lab, box) for box in boxes}
-    for box in boxes:
-        lab.run(box, "systemctl", "reboot")
-
-    def is_back(box: str) -> bool:
-        if boot_id(lab, box) in ("", before[box]):
-            return False
-        return lab.run(box, "systemctl", "is-system-running", check=False).stdout.strip() in ("running", "degraded")
-
-    with ThreadPoolExecutor() as pool:
-        list(pool.map(lambda box: until(lambda: is_back(box), 120), boxes))
 
 
 def test_boxes_come_back_without_a_controller_and_without_a_compiler(lab: Lab) -> None:

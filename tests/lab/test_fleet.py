@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from secrets import token_urlsafe
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 import yaml
@@ -34,14 +34,17 @@ from .support import (
     RANGE_VIP,
     RANGE_VIP6,
     WORKERS,
+    alive,
     answer,
     asked_by,
+    box_state,
     changed_tasks,
-    kernel_state,
+    kernel_objects,
     kill_all,
     map_id,
     recap,
     told_by,
+    until,
 )
 
 if TYPE_CHECKING:
@@ -61,14 +64,14 @@ def bare_boxes(lab: Lab) -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def bare(lab: Lab, bare_boxes: None) -> dict[str, dict[str, Any]]:
+def bare(lab: Lab, bare_boxes: None) -> dict[str, list[str]]:
     """The boxes' state before anything of ours is on them."""
-    return {box: kernel_state(lab, box) for box in FLEET}
+    return {box: box_state(lab, box) for box in FLEET}
 
 
-def test_check_on_bare_boxes_shows_what_the_run_then_does(lab: Lab, bare: dict[str, dict[str, Any]]) -> None:
+def test_check_on_bare_boxes_shows_what_the_run_then_does(lab: Lab, bare: dict[str, list[str]]) -> None:
     check = lab.playbook("edgewire.fleet.site", "--check", "--diff").stdout
-    assert {box: kernel_state(lab, box) for box in FLEET} == bare
+    assert {box: box_state(lab, box) for box in FLEET} == bare
     assert not (lab.root / "inventories/lab/group_vars/all/edgewire_public_keys.yml").exists()
     foreseen = changed_tasks(check)
     assert {host for _, host in foreseen} == set(FLEET)
@@ -362,9 +365,22 @@ def test_the_built_collection_works_without_the_checkout(lab: Lab, tmp_path: Pat
     assert all(row["changed"] == 0 for row in counts.values()), result.stdout
 
 
-def test_teardown_leaves_nothing(lab: Lab, bare: dict[str, dict[str, Any]]) -> None:
+def test_teardown_leaves_nothing(lab: Lab, bare: dict[str, list[str]]) -> None:
+    objects = {box: kernel_objects(lab, box) for box in FLEET}
+    for box, found in objects.items():
+        assert len(found["prog"]) >= 2, box
+        assert len(found["map"]) >= 5, box
+    assert all(objects[edge]["link"] for edge in EDGES)
     lab.playbook("edgewire.fleet.teardown")
-    assert {box: kernel_state(lab, box) for box in FLEET} == bare
+    for box in FLEET:
+        left = set(box_state(lab, box)) ^ set(bare[box])
+        assert not left, (box, left)
+        # The snapshot may be from after an earlier teardown; this finds what that had left, too.
+        places = "/etc /run /var /root /tmp /usr/local /sys/fs/bpf"
+        named = f"find {places} -name '*edgewire*' -not -name 'edgewire-lab*' -not -path '*/.ansible/*'"
+        assert lab.run(box, "sh", "-c", named).stdout == ""
+        # The kernel lets go of programs and maps a moment later.
+        until(lambda box=box: alive(lab, box, objects[box]) == [])  # type: ignore[misc]
     counts = recap(lab.playbook("edgewire.fleet.teardown").stdout)
     assert all(row["changed"] == 0 for row in counts.values()), counts
     assert answer(lab) == ""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from .support import until
+from .support import processes_of, until
 
 if TYPE_CHECKING:
     from .conftest import Lab
@@ -238,7 +238,7 @@ def test_damage_is_mended(lab: Lab) -> None:
     machine = lab.pid("client2")
     os.kill(parent(machine), signal.SIGKILL)
     until(lambda: lab.run("client2", "true", check=False).returncode == 125)
-    left = [pid for pid in machine_of("client2") if Path(f"/proc/{pid}").exists()]
+    left = [pid for pid in processes_of("client2") if Path(f"/proc/{pid}").exists()]
     assert machine in left, "the machine died with its nspawn, so this shows nothing"
     assert "client2: switched on" in did(lab.labctl("boxes"))
     until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in left))  # dead, and reaped by whoever does that here
@@ -308,12 +308,6 @@ def leftovers() -> list[str]:
         if "/var/lib/edgewire-lab" in words:
             found.append(words.replace("\0", " "))
     return found
-
-
-def machine_of(box: str) -> list[int]:
-    """Everybody in a box's control group."""
-    groups = Path("/sys/fs/cgroup").glob(f"**/edgewire-lab/{box}/**/cgroup.procs")
-    return [int(pid) for group in groups for pid in group.read_text().split()]
 
 
 def parent(pid: int) -> int:

@@ -1,0 +1,167 @@
+# SPDX-FileCopyrightText: 2026 The edgewire.fleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Roll-outs over a fleet at work: new builds, canaries and gates, hosts that drain, reboot, die, or are cut off."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import yaml
+
+from .support import (
+    DNS_VIP,
+    EDGES,
+    FAMILIES,
+    FLEET,
+    ask,
+    changed_tasks,
+    kernel_objects,
+    processes_of,
+    recap,
+    traffic,
+    until,
+)
+
+if TYPE_CHECKING:
+    from .conftest import Lab, Variables
+
+pytestmark = [pytest.mark.lab, pytest.mark.faults, pytest.mark.usefixtures("no_leftovers", "whole_fleet")]
+
+LOST = re.compile(r"Queries lost:\s+(\d+)")
+COMPLETED = re.compile(r"Queries completed:\s+(\d+)")
+
+
+@pytest.fixture(scope="module")
+def no_leftovers(lab: Lab) -> None:
+    """Take away what a killed run of these tests has left."""
+    lab.run("client1", "pkill", "-x", "dnsperf", check=False)
+    lab.run(
+        "edge1",
+        "sh",
+        "-c",
+        "ip route del blackhole 192.0.2.21; umount /etc/edgewire /var/lib/edgewire/boot",
+        check=False,
+    )
+
+
+@pytest.fixture
+def both_edges(lab: Lab) -> Iterator[None]:
+    """The router spreads flows over both edges."""
+    lab.switch(*EDGES)
+    yield
+    lab.switch("edge1")
+
+
+@contextmanager
+def load(lab: Lab) -> Iterator[None]:
+    """dnsperf over both families for as long as this is open; afterwards no query may be lost."""
+    lab.run("client1", "sh", "-c", "echo 'www.edge.example A' > /tmp/queries")
+    command = [lab.root / "lab/run", "client1", "dnsperf", "-d", "/tmp/queries", "-l", "900", "-Q", "200", "-c", "16"]
+    runs = {
+        family: subprocess.Popen([*command, "-s", vip], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        for family, vip in FAMILIES.items()
+    }
+    said = {}
+    try:
+        yield
+    finally:
+        lab.run("client1", "pkill", "-INT", "-x", "dnsperf", check=False)  # it ends as if its time were over
+        for family, run in runs.items():
+            said[family], _ = run.communicate(timeout=60)
+    for family, text in said.items():
+        completed, lost = COMPLETED.search(text), LOST.search(text)
+        assert completed, (family, text)
+        assert lost, (family, text)
+        print(family, completed[0], lost[0])
+        assert int(completed[1]) > 1000, (family, text)
+        assert int(lost[1]) == 0, (family, text)
+
+
+@pytest.fixture
+def hooks(lab: Lab, tmp_path: Path) -> tuple[str, str]:
+    """Arguments that have edges withdrawn and announced."""
+    path = tmp_path / "hooks.yml"
+    tasks = {f"edgewire_{name}_tasks": str(lab.root / f"lab/hooks/{name}.yml") for name in ("withdraw", "announce")}
+    path.write_text(yaml.safe_dump({"edgewire_lab_directory": str(lab.root / "lab"), **tasks}))
+    return "-e", f"@{path}"
+
+
+def announced(lab: Lab) -> set[str]:
+    """The edges to which the router sends the VIPs."""
+    routes = lab.run("router", "ip", "route", "show", "203.0.113.0/24").stdout
+    return {edge for edge, address in zip(EDGES, ("192.0.2.11", "192.0.2.12"), strict=True) if address in routes}
+
+
+def another_version(lab: Lab, place: Path) -> Path:
+    """A copy of the collection whose programs are another build, as a new version's are."""
+    copy = place / "ansible_collections/edgewire/fleet"
+    listed = subprocess.check_output(["git", "ls-files", "-co", "--exclude-standard"], cwd=lab.root, text=True)
+    for name in listed.splitlines():
+        if not name.startswith("tests/") and (lab.root / name).is_file():
+            (copy / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(lab.root / name, copy / name)
+    for source in ("edge.c", "worker.c"):
+        with (copy / "bpf" / source).open("a") as file:
+            file.write("\n// Another version.\n")
+    return place
+
+
+def programs(lab: Lab) -> dict[str, set[int]]:
+    return {box: kernel_objects(lab, box)["prog"] for box in FLEET}
+
+
+@pytest.mark.parametrize("careful", [False, True])
+def test_a_new_build_on_every_box_under_load_loses_nothing(
+    lab: Lab, tmp_path: Path, hooks: tuple[str, str], both_edges: None, careful: bool
+) -> None:
+    """All at once under traffic; and with a canary, gates, and edges that are withdrawn meanwhile."""
+    collections = another_version(lab, tmp_path / "other")
+    care = (*hooks, "-e", '{"edgewire_batches": [1, "100%"]}') if careful else ()
+    command = [lab.root / ".venv/bin/ansible-playbook", "-i", "inventories/lab", "edgewire.fleet.site", *care]
+    environment = {**os.environ, "ANSIBLE_NOCOLOR": "1", "ANSIBLE_COLLECTIONS_PATH": str(collections)}
+    before = programs(lab)
+    try:
+        with load(lab):
+            run = subprocess.run(command, cwd=lab.root, env=environment, capture_output=True, text=True, check=False)
+            assert run.returncode == 0, run.stdout + run.stderr
+        after = programs(lab)
+        assert not any(before[box] & after[box] for box in FLEET)
+        assert announced(lab) == set(EDGES)
+        withdrawn = {host for task, host in changed_tasks(run.stdout) if "Have the router send nothing" in task}
+        assert withdrawn == (set(EDGES) if careful else set())
+    finally:
+        lab.playbook("edgewire.fleet.site")
+
+
+def test_a_worker_that_is_killed_takes_no_flow_of_the_others_along(lab: Lab, variables: Variables) -> None:
+    dead = variables(edgewire_worker_state="{{ 'dead' if inventory_hostname == 'worker2' else 'live' }}")
+    try:
+        with traffic(lab, 46_300, 16) as heard:
+            until(lambda: bool(ask(lab, DNS_VIP, 46_400, 4)))
+            for pid in processes_of("worker2"):
+                os.kill(pid, signal.SIGKILL)
+            until(lambda: lab.run("worker2", "true", check=False).returncode == 125)
+            marked = lab.playbook("edgewire.fleet.site", *dead, check=False)
+            after = {family: ask(lab, vip, 46_500, 16) for family, vip in FAMILIES.items()}
+        assert recap(marked.stdout)["worker2"]["unreachable"] == 1
+        for family, flows in heard.items():
+            kept = {port: said for port, said in flows.items() if said[0] == "worker1"}
+            assert kept, "no flow was with the worker that lives"
+            assert all(set(said) == {"worker1"} for said in kept.values()), (family, kept)
+            assert len(kept) < len(flows), "no flow was with the worker that was killed"
+            assert {said[-1] for said in flows.values()} == {"worker1"}, "once it is marked, the others have all"
+            assert {who for said in after[family].values() for who in said} == {"worker1"}
+    finally:
+        lab.labctl("boxes")
+        lab.labctl("containers")
+    lab.playbook("edgewire.fleet.site")
+    lab.playbook("edgewire.fleet.verify")
