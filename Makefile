@@ -86,7 +86,11 @@ lint: setup .cache/lint.stamp ## Every check that runs nothing; some of them wit
 
 .PHONY: test
 test: setup ## Unit tests, kernel tests in namespaces, and the end-to-end run in the lab
-	@$(BIN)/pytest tests/unit tests/kernel tests/lab
+	@$(BIN)/pytest -m "not faults" tests/unit tests/kernel tests/lab
+
+.PHONY: test-faults
+test-faults: setup ## The longer tests of roll-outs that go wrong, of hosts that drain, reboot and die under load
+	@$(BIN)/pytest -m faults tests/lab
 
 # More than a million mutated packets, each through a program and its specification. The seed is printed;
 # EDGEWIRE_FUZZ_SEED takes one, EDGEWIRE_FUZZ_PACKETS how many packets a program gets, about.
