@@ -26,6 +26,8 @@ BPF_XDP = 37  # enum bpf_attach_type
 PROG_TYPES = {"tc": 3, "xdp": 6}  # enum bpf_prog_type: BPF_PROG_TYPE_SCHED_CLS, BPF_PROG_TYPE_XDP
 BPF_TC_INGRESS, BPF_TC_EGRESS = 1, 2  # enum bpf_tc_attach_point
 BPF_TC_F_REPLACE = 1
+BPF_TCX_INGRESS = 46  # enum bpf_attach_type
+_MOST_TCX = 64  # BPF_MPROG_MAX
 TC_HANDLE = 1
 BPF_MAP_TYPE_PERCPU_ARRAY = 6  # enum bpf_map_type
 
@@ -261,6 +263,13 @@ def tc_query(ifindex: int, priority: int) -> int | None:
             return None
         raise
     return int(opts.prog_id) or None
+
+
+def tcx_ingress(ifindex: int) -> list[int]:
+    """Ids of the programs that run before all filters of TC ingress (tcx, Linux 6.6); none on older kernels."""
+    ids, count, flags = (ctypes.c_uint32 * _MOST_TCX)(), ctypes.c_uint32(_MOST_TCX), ctypes.c_uint32()
+    found = library().bpf_prog_query(ifindex, BPF_TCX_INGRESS, 0, ctypes.byref(flags), ids, ctypes.byref(count))
+    return list(ids[: count.value]) if found == 0 else []
 
 
 def tc_attach(ifindex: int, priority: int, program_fd: int) -> None:

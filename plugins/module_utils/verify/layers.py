@@ -19,7 +19,7 @@ from ansible_collections.edgewire.fleet.plugins.module_utils.bpf import contents
 from ansible_collections.edgewire.fleet.plugins.module_utils.errors import EdgewireError
 from ansible_collections.edgewire.fleet.plugins.module_utils.mesh import routes_params, wireguard_params
 from ansible_collections.edgewire.fleet.plugins.module_utils.routes import backend as routes
-from ansible_collections.edgewire.fleet.plugins.module_utils.verify import probe, sessions
+from ansible_collections.edgewire.fleet.plugins.module_utils.verify import probe, sessions, system
 from ansible_collections.edgewire.fleet.plugins.module_utils.verify.report import UNREADABLE, Drift, Report, drifts_of
 from ansible_collections.edgewire.fleet.plugins.module_utils.wireguard import backend as wireguard
 
@@ -83,6 +83,7 @@ class _Host:
         build = options.build_from(role, self.params)
         steps = forwarder.preview(options.programs_from(role, self.plan[role], build))
         yield from drifts_of(f"{role} programs", steps)
+        yield from system.filters_before(role, self.plan)
 
     def maps(self, role: str) -> Iterator[Drift]:
         """What the maps say."""
@@ -104,6 +105,7 @@ class _Host:
     def boot(self) -> Iterator[Drift]:
         """What the box needs to restore itself."""
         yield from drifts_of("boot", unit.plan(self.params))
+        yield from system.boot_failure()
 
     def layers(self) -> dict[str, Callable[[], Iterator[Drift]]]:
         """The checks by layer, in the order of reporting."""
@@ -111,6 +113,7 @@ class _Host:
             "plan": self.stored_plan,
             "wireguard": self.wireguard,
             "routes": self.routes,
+            "settings": lambda: system.settings(self.plan),
         }
         for role in ("edge", "worker"):
             if self.plan.get(role):
