@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The edgewire.fleet contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Action behind ``fleet_report``: reads the verdicts of all hosts once and writes one page on the controller."""
+"""Action behind ``fleet_report``: reads all hosts' verdicts once, shows a table, writes a page on the controller."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from ansible_collections.edgewire.fleet.plugins.module_utils.files import write_
 from ansible_collections.edgewire.fleet.plugins.module_utils.plan.inventory import EDGES
 from ansible_collections.edgewire.fleet.plugins.plugin_utils.report.model import report_of
 from ansible_collections.edgewire.fleet.plugins.plugin_utils.report.page import headline, render
+from ansible_collections.edgewire.fleet.plugins.plugin_utils.report.table import table
 
 _ARGUMENTS = {
-    "dest": {"type": "path", "required": True},
+    "dest": {"type": "path"},
     "verdict": {"type": "str", "default": "edgewire_verdict"},
     "plan": {"type": "str", "default": ""},
 }
@@ -45,8 +46,12 @@ class ActionModule(ActionBase):
         edges = frozenset(str(name) for name in variables["groups"].get(EDGES, ()))
         when = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
         report = report_of(hosts, edges, verdicts, when, options["plan"])
+        result.update(changed=False, headline=headline(report), states=dict(report.states))
+        result.update(table=table(hosts, verdicts), _ansible_verbose_always=True)
+        if options["dest"] is None:
+            return result
         dest = Path(options["dest"]).absolute()
-        result.update(changed=False, dest=str(dest), headline=headline(report), states=dict(report.states))
+        result.update(dest=str(dest))
         try:
             # A page about what was found is no change to the fleet, so a run that verifies stays without one.
             if not self._task.check_mode:

@@ -7,15 +7,17 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: fleet_report
-short_description: Write a page about the state of the fleet
+short_description: Show the state of the fleet in a table, and on a page
 version_added: 0.1.0
 description:
-  - Writes one HTML page, complete by itself, from what M(edgewire.fleet.fleet_verify) found on the hosts of the play - a drawing of
+  - Shows what M(edgewire.fleet.fleet_verify) found on the hosts of the play in a table, one row a host - how many layers are as
+    planned, drifts, WireGuard sessions by state, probes that came out right, and which layers differ.
+  - With O(dest), writes one HTML page, complete by itself, from what M(edgewire.fleet.fleet_verify) found on the hosts of the play - a drawing of
     edges, workers and services with the sessions and backends between them, every difference from the plan, each service with
     its probes, and each host with the layers that were looked at.
   - The page needs no network and has no scripts. It fits a phone, prints, and follows the reader's choice of light or dark.
   - Runs on the controller, once for all hosts of the play. A host without a verdict is shown as not reached.
-  - The playbook C(edgewire.fleet.verify) calls it where V(edgewire_report) names a file.
+  - The playbook C(edgewire.fleet.verify) calls it, and has it write the page where V(edgewire_report) names a file.
 attributes:
   action_group:
     support: full
@@ -33,9 +35,9 @@ attributes:
     platforms: posix
 options:
   dest:
-    description: The file on the controller, replaced if it is there. Its directory must exist.
+    description:
+      - The file on the controller, replaced if it is there. Its directory must exist. Without it no page is written.
     type: path
-    required: true
   verdict:
     description: The variable in which hosts have what M(edgewire.fleet.fleet_verify) returned.
     type: str
@@ -66,9 +68,18 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
+table:
+  description: The table, line by line.
+  returned: success
+  type: list
+  elements: str
+  sample:
+    - "host     layers  drifts  up  stale  never  unknown  probes  where"
+    - "edge1    8/9     2       2   0      0      0        6/6     edge maps 2"
+    - "worker1  8/8     0       2   0      0      0        -"
 dest:
   description: The file.
-  returned: success
+  returned: with O(dest)
   type: str
   sample: /srv/www/fleet.html
 headline:
@@ -90,7 +101,7 @@ def main() -> None:
     """Where the action plugin is not found, say so."""
     module = AnsibleModule(
         argument_spec={
-            "dest": {"type": "path", "required": True},
+            "dest": {"type": "path"},
             "verdict": {"type": "str", "default": "edgewire_verdict"},
             "plan": {"type": "str", "default": ""},
         },

@@ -28,7 +28,7 @@ PLAY = """
         edgewire_verdict: {drifts: [], layers: [], peers: [], services: []}
       when: inventory_hostname != "worker2"
     - edgewire.fleet.fleet_report:
-        dest: "{{ page }}"
+        dest: "{{ page or omit }}"
         plan: abc
 """
 
@@ -48,3 +48,6 @@ def test_all_hosts_are_on_one_page(tmp_path: Path) -> None:
     assert "2 of 3 hosts as planned, 1 host not reached" in page
     assert all(name in page for name in ("edge1", "worker1", "worker2"))
     assert "changed=0" in done.stdout
+    bare = subprocess.run([*command, "-e", "page="], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert bare.returncode == 0, bare.stdout
+    assert "worker2  -       -       -   -      -      -        -       no answer" in bare.stdout
