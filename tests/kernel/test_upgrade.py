@@ -197,6 +197,27 @@ def test_an_attach_that_fails_half_way_is_taken_back(edge: Edge, monkeypatch: py
     edge.relay_one()
 
 
+NO_OP = """
+import sys, time
+from pathlib import Path
+from ansible_collections.edgewire.fleet.plugins.module_utils.bpf import attach, forwarder, kept_builds, successors
+from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.programs import Desired
+attach.BPFFS, kept_builds.DIRECTORY = Path(sys.argv[1]), Path(sys.argv[2])
+build = bytes.fromhex(sys.argv[3])
+started = time.monotonic()
+steps = forwarder.ensure(Desired("edge", {"uplink": "eth0", "wireguard": "wg0"}, build, alone=True), None)
+print(len(steps), "bcc" in sys.modules, "pyroute2" in sys.modules, time.monotonic() - started)
+"""
+
+
+def test_nothing_to_do_imports_no_bcc(edge: Edge) -> None:
+    edge.serve()
+    arguments = (str(attach.BPFFS), str(kept_builds.DIRECTORY), OLD.identity.hex())
+    steps, bcc, pyroute2, seconds = edge.ns.python(NO_OP, *arguments).stdout.split()
+    print(f"a no-op of the edge's programs took {float(seconds):.3f} s")
+    assert (steps, bcc, pyroute2) == ("0", "False", "False")
+
+
 # --- Rollback on demand -----------------------------------------------------------------------------------------------
 
 

@@ -46,7 +46,7 @@ def restore(settings: Mapping[str, Any]) -> list[Step]:
             _wait_for(plan[role][option])  # outside the turn: others may have to make it
             with turn():
                 build = options.build_from(role, settings)
-                steps += forwarder.ensure(options.programs_from(role, plan[role], build), build)
+                steps += forwarder.ensure(options.programs_from(role, plan[role], build), build, plan[role])
                 steps += contents.ensure(role, plan[role])
     return steps
 

@@ -194,7 +194,14 @@ def pin(fd: int, path: str) -> None:
 
 def open_pin(path: str) -> int:
     """A new file descriptor for what is pinned at ``path``; the caller closes it."""
-    return _call(f"opening pin {path}", "bpf_obj_get", path.encode())
+    try:
+        return _call(f"opening pin {path}", "bpf_obj_get", path.encode())
+    except BpfError as error:
+        if error.errno == errno.EROFS:  # links cannot be opened for reading only
+            raise EdgewireError(
+                f"{path} is on a bpffs that is mounted read-only; mount -o remount,rw that, and run again"
+            ) from None
+        raise
 
 
 def xdp_link_create(program_fd: int, ifindex: int, mode: str) -> int:

@@ -61,10 +61,12 @@ def take_over(
     try:
         swap(desired, observed, moving, new)
         probe_live(desired, new)
-    except EdgewireError as error:
+    except Exception as error:  # whatever it was, what served before serves again
         back = go_back(desired, observed, moving, old)
         _forget_new(desired, was_kept)
-        raise EdgewireError(f"{error}; {back}") from error
+        if isinstance(error, EdgewireError):
+            raise EdgewireError(f"{error}; {back}") from error
+        raise
     catch_up(new)
     pin(desired, observed, new)
     note_previous(desired, observed)
