@@ -67,15 +67,15 @@ def _hosts(count: int) -> str:
 
 def _tiles(report: FleetReport) -> list[Tile]:
     sessions, probes = list(report.sessions.values()), [service.probes for service in report.services]
-    up = sessions.count("up")
-    right, sent = sum(p["right"] for p in probes), sum(p["right"] + p["wrong"] for p in probes)
+    up, wrong = sessions.count("up"), sum(p["wrong"] for p in probes)
+    right, planned = sum(p["right"] for p in probes), sum(p.total() for p in probes)
     worst = min((host.state for host in report.hosts), key=STATES.index, default="ok")
     broken = "never" in sessions or "stale" in sessions
     return [
         Tile(report.states["ok"], len(report.hosts), "hosts as planned", worst),
         Tile(len(report.drifts), None, "differences", "drift" if report.drifts else "ok"),
-        Tile(up, len(sessions), "sessions up", "stale" if broken else "unknown" if up < len(sessions) else "ok"),
-        Tile(right, sent, "probes right", "drift" if right < sent else "ok" if sent else "unreached"),
+        Tile(up, len(sessions), "sessions up", "stale" if broken else "ok" if 0 < up == len(sessions) else "unknown"),
+        Tile(right, planned, "probes right", "drift" if wrong else "ok" if 0 < right == planned else "unreached"),
     ]
 
 

@@ -128,6 +128,17 @@ def test_nothing_is_taken_for_markup(text: str) -> None:
     assert odd in shown.text
 
 
+def test_what_was_not_looked_at_is_not_called_well() -> None:
+    """A bare host has no sessions, and no probe can be sent."""
+    shown = Page(page.render(report(edge1=verdict({}, [DRIFT], "not sent"), worker1=None)))
+    assert [tile["class"] for tile in shown.all("div", "tile")] == [
+        "tile drift",
+        "tile drift",
+        "tile unknown",
+        "tile unreached",
+    ]
+
+
 def test_a_page_needs_nothing_from_elsewhere() -> None:
     shown = Page(page.render(fleet(2, 2)))
     assert not {"script", "link", "img", "iframe"} & {tag for tag, _ in shown.elements}
