@@ -30,6 +30,13 @@ options:
     description: With O(state=deleted), whether the last backend of a service that takes new flows may go.
     type: bool
     default: false
+  keep_leaving:
+    description:
+      - With O(state=overridden), whether what packets on their way need stays although the options do not have it any more. On
+        a worker nothing is removed; on an edge, backends that have left a service get no more packets, but their replies still
+        find their way. A roll-out removes the rest when all hosts are done.
+    type: bool
+    default: false
   contents:
     description:
       - The C(edge) or C(worker) object of a host's plan, in place of all options below. For fleets of many services it takes

@@ -88,6 +88,10 @@ steps:
       name: 203.0.113.53:53/udp
       before:
       after: {name: dns, backends: {"worker1 (2771406)": 1.0}, table: 0d1f63b7c1aa}
+leaving:
+  description: Whether anything has stayed that O(keep_leaving=false) would remove.
+  returned: with O(keep_leaving=true)
+  type: bool
 gathered:
   description: What the maps say, as options of this module; null where the programs do not run.
   returned: with O(state=gathered)
@@ -110,7 +114,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from ansible_collections.edgewire.fleet.plugins.module_utils.bpf import contents
+from ansible_collections.edgewire.fleet.plugins.module_utils.bpf import contents, keeping
 from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.options import CONTENTS_SPEC
 from ansible_collections.edgewire.fleet.plugins.module_utils.errors import EdgewireError
 from ansible_collections.edgewire.fleet.plugins.module_utils.modules import run_module
@@ -135,6 +139,9 @@ def _work(role: str, given: Mapping[str, Any], params: Mapping[str, Any], check_
         return {"changed": False, "gathered": contents.gathered(role, said)}
     if state == "rendered":
         return {"changed": False, "rendered": contents.render(role, said)}
+    if state == "overridden" and params["keep_leaving"]:
+        steps, leaving = keeping.ensure_keeping(role, said, check_mode)
+        return result_of(steps, f"{role} maps", leaving=leaving)
     steps = contents.preview(role, said, may_be_missing=True) if check_mode else contents.ensure(role, said)
     return result_of(steps, f"{role} maps")
 

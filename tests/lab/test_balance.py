@@ -43,6 +43,23 @@ def test_a_drain_under_traffic_moves_no_established_flow(lab: Lab, variables: Va
     lab.playbook("edgewire.fleet.site")
 
 
+def rename(service: dict[str, Any]) -> None:
+    """Give the backends names, and so other endpoint ids, as another address or port would."""
+    for number, backend in enumerate(service["backends"]):
+        backend["name"] = f"resolver{number}"
+
+
+def test_endpoints_that_change_under_traffic_lose_nothing(lab: Lab, variables: Variables) -> None:
+    """Workers know the new ones before edges send there, and the old ones until no reply can be on its way."""
+    with traffic(lab, 47_000, 16) as heard:
+        lab.playbook("edgewire.fleet.site", *variables(rename))
+        lab.playbook("edgewire.fleet.verify", *variables(rename))  # nothing of the old ones has stayed
+        lab.playbook("edgewire.fleet.site")
+        lab.playbook("edgewire.fleet.verify")
+    for family, flows in heard.items():
+        assert "lost" not in {who for said in flows.values() for who in said}, (family, flows)
+
+
 def test_a_dead_workers_flows_go_on_with_the_others(lab: Lab, variables: Variables) -> None:
     state = "{{ 'dead' if inventory_hostname == 'worker1' else 'live' }}"
     with traffic(lab, 46_000, 16) as heard:

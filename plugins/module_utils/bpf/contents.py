@@ -108,7 +108,9 @@ def _service(params: Mapping[str, Any], checks: _Checks) -> edge_state.ServiceWa
         port=first,
         last_port=last,
         backends=tuple(
-            edge_state.BackendWanted(b["endpoint_id"], b["worker"], b["weight"], b.get("drain_weight") or 0)
+            edge_state.BackendWanted(
+                b["endpoint_id"], b["worker"], b["weight"], b.get("drain_weight") or 0, b.get("leaving", False)
+            )
             for b in params["backends"]
         ),
         by_client=params.get("affinity") == "client",
@@ -267,6 +269,8 @@ def worker_wanted(
 def _whole(role: str, params: Mapping[str, Any], maps: map_io.Maps | None) -> Mapping[str, Any]:
     """All that shall be there, by ``params["state"]`` (default overridden) and, where that counts, what is there."""
     state = params.get("state", "overridden")
+    if state == "overridden" and params.get("keep_leaving") and maps is not None:
+        return states.staying(role, params, gather.gather(role, maps, params))
     if state == "overridden" or (maps is None and state == "merged"):
         return params
     if maps is None:
@@ -341,11 +345,14 @@ def gathered(role: str, params: Mapping[str, Any]) -> dict[str, Any] | None:
         return None if maps is None else gather.gather(role, maps, params)
 
 
-def preview(role: str, params: Mapping[str, Any], *, may_be_missing: bool = False) -> list[Step]:
+def preview(
+    role: str, params: Mapping[str, Any], *, may_be_missing: bool = False, remember: bool = False
+) -> list[Step]:
     """What :func:`ensure` would change; reads only.
 
     :param may_be_missing: in check mode, programs that do not run yet, or whose maps are of another version, are ones
         that an earlier task would have brought: then everything is to be added.
+    :param remember: that there is nothing to do may be written down, for the next look.
     """
     try:
         with map_io.running_maps(role) as maps:
@@ -353,7 +360,7 @@ def preview(role: str, params: Mapping[str, Any], *, may_be_missing: bool = Fals
                 raise EdgewireError(f"the {role} programs do not run on this box; edgewire.fleet.site puts them there")
             if maps is None:
                 return _plan(role, params, None, may_be_missing)[0]
-            return _compare(role, params, maps, remember=False, may_be_missing=may_be_missing)[0]
+            return _compare(role, params, maps, remember=remember, may_be_missing=may_be_missing)[0]
     except map_io.OtherLayoutError:
         if not may_be_missing:
             raise

@@ -66,13 +66,15 @@ def entries_of(claim: Claim) -> list[Entry]:
 class BackendWanted:
     """One backend of a service, on a worker, with its share's weight (0: no new flows).
 
-    ``drain_weight`` is the weight by which it had the flows that it may finish; 0 where it does not drain.
+    ``drain_weight`` is the weight by which it had the flows that it may finish; 0 where it does not drain. ``leaving``:
+    known for replies on their way only, and in no table, as if it had gone already.
     """
 
     endpoint_id: int
     worker: str
     weight: int
     drain_weight: int = 0
+    leaving: bool = False
 
 
 @dataclass(frozen=True)
@@ -114,6 +116,10 @@ class ServiceWanted:
         flags |= layout.SERVICE_CARRIES_OVERSIZE if self.carries_oversize else 0
         return flags | layout.SERVICE_DRAINING if self.is_draining else flags
 
+    @functools.cached_property
+    def _lasting(self) -> tuple[BackendWanted, ...]:
+        return tuple(backend for backend in self.backends if not backend.leaving)
+
     @property
     def is_draining(self) -> bool:
         """Whether flows are on their way from one of its backends to the others."""
@@ -123,7 +129,7 @@ class ServiceWanted:
     def size(self) -> int:
         """Slots of the table, without building it."""
         # By all backends, not by the live ones: draining one must not reshuffle the others' flows.
-        return table_size(len(self.backends)) if any(backend.weight for backend in self.backends) else 0
+        return table_size(len(self._lasting)) if any(backend.weight for backend in self._lasting) else 0
 
     @property
     def span(self) -> int:
@@ -133,14 +139,14 @@ class ServiceWanted:
     @functools.cached_property
     def table(self) -> list[int]:
         """The Maglev table as endpoint ids; empty without a live backend."""
-        return self._table([(backend.endpoint_id, backend.weight) for backend in self.backends])
+        return self._table([(backend.endpoint_id, backend.weight) for backend in self._lasting])
 
     @functools.cached_property
     def drain_table(self) -> list[int]:
         """The table in which those that drain still are; empty where none does."""
         if not self.is_draining:
             return []
-        return self._table([(backend.endpoint_id, backend.drain_weight or backend.weight) for backend in self.backends])
+        return self._table([(backend.endpoint_id, backend.drain_weight or backend.weight) for backend in self._lasting])
 
     def _table(self, pairs: list[tuple[int, int]]) -> list[int]:
         if len(pairs) == 1:  # what most services of a large fleet are

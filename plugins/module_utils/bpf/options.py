@@ -77,6 +77,7 @@ CONTENTS_SPEC: dict[str, Any] = {
     "role": {"type": "str", "choices": ["edge", "worker"], "required": True},
     "state": {"type": "str", "choices": STATES, "default": "overridden"},
     "force": {"type": "bool", "default": False},
+    "keep_leaving": {"type": "bool", "default": False},
     "contents": {"type": "json"},
     "relay_address": {"type": "str"},
     "relay_address_ipv6": {"type": "str"},

@@ -73,6 +73,31 @@ def _united(running: Iterable[Options], given: Iterable[Options]) -> dict[str, l
     return {"backends": list(both.values())}
 
 
+def staying(role: str, params: Options, running: Options) -> dict[str, Any]:
+    """What ``params`` say, and of what runs besides that what packets on their way still need.
+
+    On a worker that is all that runs: an edge may not know yet that an endpoint has gone. On an edge it is the backends
+    that have left a service: they are in no table, but replies to what they were sent find their way.
+    """
+    if role == "worker":
+        return merged(role, params, running)
+    here = {_claim(item): item["backends"] for item in running["services"]}
+    names = {worker["name"] for worker in params["workers"]}
+    known = {worker["name"]: worker for worker in running["workers"] if worker["name"] not in names}
+    services, needed = [], set()
+    for service in params["services"]:
+        given = {_endpoint_id(backend) for backend in service["backends"]}
+        left = [
+            {"endpoint_id": backend["endpoint_id"], "worker": backend["worker"], "weight": 0, "leaving": True}
+            for backend in here.get(_claim(service), ())
+            if _endpoint_id(backend) not in given and backend["worker"] in names | known.keys()
+        ]
+        needed |= {backend["worker"] for backend in left} - names
+        services.append({**service, "backends": [*service["backends"], *left]} if left else service)
+    workers = [*params["workers"], *(known[name] for name in sorted(needed))]
+    return {**params, "services": services, "workers": workers}
+
+
 def deleted(role: str, params: Options, running: Options, force: bool) -> dict[str, Any]:
     """The running contents without what ``params`` names; what is not there is no error.
 

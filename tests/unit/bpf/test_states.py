@@ -114,6 +114,26 @@ def test_merging_adds_and_changes_and_removes_nothing(old: EdgeWanted, new: Edge
 
 
 @given(edges, edges)
+def test_what_leaves_an_edge_gets_no_packets_but_its_replies_are_known(old: EdgeWanted, new: EdgeWanted) -> None:
+    maps, straight = box(old, SECOND), box(old, SECOND)
+    called = names(old, new)
+    given_options = options_of(box(new, SECOND), called, SECOND)
+    staying = states.staying("edge", given_options, options_of(maps, called, SECOND))
+    write(maps, staying, SECOND)
+    write(straight, given_options, SECOND)
+
+    before = {s.claim: {b.endpoint_id for b in s.backends} for s in old.services}
+    wanted_claims = {s.claim for s in new.services}
+    kept = {b["endpoint_id"] for b in edge_state.read(cast(Maps, maps)).backends.values()}
+    assert kept >= {eid for claim, ids in before.items() if claim in wanted_claims for eid in ids}
+    # What is left to do then moves no flow: the services' entries and tables are those that are wanted already.
+    left = write(maps, given_options, SECOND)
+    assert {step.verb for step in left if step.kind != "service"} <= {"remove"}
+    assert not [step for step in left if step.kind == "service" and step.before.get("table") != step.after.get("table")]
+    assert options_of(maps, called, SECOND) == options_of(straight, called, SECOND)
+
+
+@given(edges, edges)
 def test_deleting_takes_what_is_named_and_nothing_else(old: EdgeWanted, new: EdgeWanted) -> None:
     maps = box(old, SECOND)
     called = names(old, new)
