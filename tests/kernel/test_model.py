@@ -547,6 +547,14 @@ def depends_on_flows(packet: bytes) -> bool:
     return relayed is None and (tunnel.stage_of(packet) == ASK or (from_worker2 and tunnel.stage_of(packet) == PLAIN))
 
 
+def is_about_one_of_many_flows(packet: bytes, tables: worker.Tables, first: worker.Tables) -> bool:
+    """Whether an error is about a flow that the worker learnt after its first ones, and may have forgotten since."""
+    is_v6 = packet[0] >> 4 == 6
+    if len(packet) < 41 or packet[40 if is_v6 else 9] != (socket.IPPROTO_ICMPV6 if is_v6 else socket.IPPROTO_ICMP):
+        return False
+    return worker.ingress(packet, tables) != worker.ingress(packet, first)
+
+
 def test_edge_egress_does_what_the_model_says(edge_box: Box) -> None:
     # Whatever client a mutated option names, it is behind the one gateway whose link-layer address is known.
     edge_box.ns.run("ip", "address", "flush", "dev", "eth0")
@@ -577,17 +585,23 @@ def test_worker_ingress_does_what_the_model_says(worker_box: WorkerBox) -> None:
     )
     fill_worker(worker_box.maps, wanted)
     flows: dict[worker.FlowKey, worker.Flow] = {}
+    tables = worker_tables(wanted, flows)
     comparison = Comparison(
         "worker",
         worker_box.maps,
-        functools.partial(worker.ingress, tables=worker_tables(wanted, flows)),
+        functools.partial(worker.ingress, tables=tables),
         renewing(Through(worker_box), lambda: fill_icmp_buckets(worker_box.maps), ICMP_BURST),
         client_is_routable,
     )
     comparison.run(relayed_requests() + replies_in_transit())
     # Later, what is known depends on what the map has forgotten: see test_balance_packets.py.
+    first = worker_tables(wanted, dict(flows))
     good = [*relayed_requests(), *forwarded_requests(), *replies_in_transit()]
-    comparison.run(packet for packet in tunnelled(packets_of(good, 0)) if not depends_on_flows(packet))
+    comparison.run(
+        packet
+        for packet in tunnelled(packets_of(good, 0))
+        if not depends_on_flows(packet) and not is_about_one_of_many_flows(packet, tables, first)
+    )
     ways = {"container", "pass", "relay", "not_relayed", "bad_option", "unknown_edge", "unknown_endpoint"}
     ways |= {"ttl_expired", "time_exceeded_sent", "error_relayed", "forwarded", "passed_back"}
     assert_deep(comparison, *ways, "malformed", "too_many_hops", "no_way_back", "unknown_flow")
