@@ -10,8 +10,9 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
-from .support import CLIENTS, DNS_VIP, DNS_VIP6, WORKERS, answer, told_by
+from .support import CLIENTS, DNS_VIP, DNS_VIP6, WORKERS, answer, told_by, until
 
 if TYPE_CHECKING:
     from .conftest import Lab
@@ -97,3 +98,47 @@ def test_a_forged_packet_is_caught_with_the_reason(lab: Lab) -> None:
         assert lab.run("edge1", "stat", "-c", "%a", path).stdout == "600\n"
     finally:
         lab.run("edge1", "rm", "-f", path)
+
+
+METRICS = "/var/lib/prometheus/node-exporter/edgewire.prom"
+TIMER = "edgewire-metrics.timer"
+
+
+def metrics_of(lab: Lab, box: str) -> dict[tuple[str, frozenset[str]], float]:
+    """What the box's timer has written, by name and label values; empty while there is nothing."""
+    written = lab.run(box, "cat", METRICS, check=False)
+    return {
+        (sample.name, frozenset(sample.labels.values())): sample.value
+        for family in text_string_to_metric_families(written.stdout)
+        for sample in family.samples
+    }
+
+
+def test_boxes_write_metrics_by_themselves_and_no_more_when_not_asked(lab: Lab) -> None:
+    boxes = ("edge1", "worker1")
+    for box in boxes:
+        lab.run(box, "mkdir", "-p", METRICS.rpartition("/")[0])
+    wanted = ("-e", f"edgewire_metrics_file={METRICS}", "-e", "edgewire_metrics_seconds=5")
+    lab.playbook("edgewire.fleet.site", *wanted)
+    for box in boxes:
+        until(lambda box=box: bool(metrics_of(lab, box)), 30)
+    asked = ("edgewire_service_packets_total", frozenset({"dns", DNS_VIP, "53", "in"}))
+    before = metrics_of(lab, "edge1")[asked]
+    for _ in range(5):
+        assert answer(lab, vip=DNS_VIP)
+    until(lambda: metrics_of(lab, "edge1")[asked] == before + 5, 30)
+    assert metrics_of(lab, "worker1")["edgewire_programs_attached", frozenset({"worker"})] == 1
+    assert metrics_of(lab, "edge1")[
+        "edgewire_wireguard_last_handshake_timestamp_seconds", frozenset({"wg0", "worker1"})
+    ]
+
+    assert lab.playbook("edgewire.fleet.verify", *wanted, check=False).returncode == 0
+    lab.run("edge1", "systemctl", "stop", TIMER)
+    verdict = lab.playbook("edgewire.fleet.verify", *wanted, "--limit", "edge1", check=False)
+    assert verdict.returncode != 0
+    assert f"unit {TIMER}" in verdict.stdout
+
+    lab.playbook("edgewire.fleet.site")
+    for box in boxes:
+        assert lab.run(box, "systemctl", "is-active", TIMER, check=False).stdout.strip() == "inactive"
+        assert lab.run(box, "ls", METRICS, check=False).returncode != 0
