@@ -108,6 +108,7 @@ def build(fleet: Fleet, public_keys: Mapping[str, str], *, predict: bool = False
             partners.setdefault(name, set()).update(members)
 
     relays = _relay_hosts(fleet.workers)
+    place = {relay.name: n for n, relay in enumerate(relays)}
     workers = tuple(
         dataclasses.replace(worker, state="dead") if host.settings.worker_state == "dead" else worker
         for host, worker in zip(fleet.workers, relays, strict=True)
@@ -141,8 +142,9 @@ def build(fleet: Fleet, public_keys: Mapping[str, str], *, predict: bool = False
             relay_address=host.addresses.relay_ipv4,
             relay_address_ipv6=host.addresses.relay_ipv6,
             edges=edges,
+            # By place, and not by going through all workers for each of them.
             workers=tuple(
-                relay for relay in relays if relay.name in partners.get(host.name, ()) and relay.name != host.name
+                relays[n] for n in sorted(place[name] for name in partners.get(host.name, set()) - {host.name})
             ),
             endpoints=tuple(sorted(by_worker[host.name], key=lambda item: item.endpoint_id)),
             moved=tuple(sorted(moved[host.name], key=lambda item: item.endpoint_id)),
