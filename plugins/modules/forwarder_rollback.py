@@ -1,6 +1,7 @@
 #!/usr/bin/python
 # SPDX-FileCopyrightText: 2026 The edgewire.fleet contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 
 from __future__ import annotations
 
@@ -18,6 +19,10 @@ description:
 requirements:
   - libbpf 1.x (Debian package libbpf1), python3-pyroute2
 attributes:
+  action_group:
+    support: full
+    membership: [edgewire.fleet.fleet]
+    description: C(module_defaults) of C(group/edgewire.fleet.fleet) hold for it.
   check_mode:
     support: full
     description: Says which programs would be put back.
