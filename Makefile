@@ -92,6 +92,10 @@ test: setup ## Unit tests, kernel tests in namespaces, and the end-to-end run in
 test-faults: setup ## The longer tests of roll-outs that go wrong, of hosts that drain, reboot and die under load
 	@$(BIN)/pytest -m faults tests/lab
 
+.PHONY: test-ansible
+test-ansible: setup ## Unit tests and all playbooks with the oldest ansible-core that the collection allows
+	@.ci/test-ansible 2.17.14
+
 # More than a million mutated packets, each through a program and its specification. The seed is printed;
 # EDGEWIRE_FUZZ_SEED takes one, EDGEWIRE_FUZZ_PACKETS how many packets a program gets, about.
 .PHONY: fuzz
