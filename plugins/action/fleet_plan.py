@@ -140,6 +140,8 @@ class ActionModule(ActionBase):  # type: ignore[misc,unused-ignore]
                 problems.add(name, PRESHARED_SECRET, f"differs from that of {first}; it must be the same everywhere")
         try:
             secret = Templar(loader=self._loader, variables=hostvars.raw_get(first)).template(secrets[first])
+            if hasattr(secret, "_ciphertext"):  # before ansible-core 2.19, templates leave a vaulted value as it is
+                secret = str(secret)
         except AnsibleError as error:  # its text might hold a part of the value
             problems.add(
                 first, PRESHARED_SECRET, f"cannot be read ({type(error).__name__}): is the vault's password given?"
