@@ -9,6 +9,7 @@ wireguard-go, and over the kernel's WireGuard where there is one (``make test-ke
 from __future__ import annotations
 
 import json
+import select
 import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -42,6 +43,7 @@ pytestmark = pytest.mark.kernel
 
 VIP, PORT, CONTAINER_PORT = "203.0.113.7", 7, 7007
 UDP_SEGMENT = 103  # linux/udp.h: one send, many datagrams (GSO)
+IP_RECVERR, MSG_ERRQUEUE = 11, 0x2000  # ip(7), recv(2)
 
 
 @dataclass
@@ -134,3 +136,24 @@ def test_a_packet_goes_all_the_way_and_its_answer_comes_back(relay: Relay) -> No
     relay.application.setsockopt(socket.IPPROTO_UDP, UDP_SEGMENT, 1000)
     relay.application.sendto(b"".join(bytes([65 + n]) * 1000 for n in range(4)), source)
     assert [relay.client.recvfrom(2000) for _ in range(4)] == [(bytes([65 + n]) * 1000, (VIP, PORT)) for n in range(4)]
+
+
+def complaint(sender: socket.socket) -> tuple[bytes, int, int, str]:
+    """The next ICMP error that a socket hears of: what it quotes of the datagram, its type and code, who sent it."""
+    waiting = select.poll()
+    waiting.register(sender, 0)  # an error is always told
+    assert waiting.poll(30_000), "nobody complained"
+    sent, extra, _, _ = sender.recvmsg(2000, 1000, MSG_ERRQUEUE)
+    record = extra[0][2]  # struct sock_extended_err, and behind it the offender as struct sockaddr_in
+    return sent, record[5], record[6], socket.inet_ntoa(record[20:24])
+
+
+def test_a_trace_shows_edge_and_worker_as_the_vip(relay: Relay) -> None:
+    relay.client.setsockopt(socket.IPPROTO_IP, IP_RECVERR, 1)
+    for hops in (1, 2):
+        relay.client.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, hops)
+        relay.client.sendto(b"four", (VIP, PORT))
+        assert complaint(relay.client) == (b"four", 11, 0, VIP)
+    relay.client.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, 3)
+    relay.client.sendto(b"four", (VIP, PORT))
+    assert relay.application.recvfrom(2000) == (b"four", (CLIENT, 40_000))
