@@ -16,7 +16,7 @@ COLLECTION := .collections/ansible_collections/edgewire/fleet
 PACKAGES := bpftool clang-14 ethtool iproute2 linux-headers-amd64 make openssh-client procps python3-bpfcc \
             python3-pyroute2 python3-venv systemd-container mmdebstrap wireguard-go wireguard-tools
 
-# Only for `make test-kernel`: another kernel, and what boots it without touching this machine's.
+# Only for `make test-kernel` and `make test-kernel-packets`: another kernel, and what boots it without touching this machine's.
 VM_PACKAGES := busybox-static linux-image-amd64 qemu-system-x86
 
 # Only for `make bench`: what the edge is compared with, and the libraries that may be missing here.
@@ -106,12 +106,14 @@ fuzz: setup ## A million mutated packets through the programs and through their 
 # Debian's own kernel in a virtual machine over this machine's root, read-only. Its WireGuard is a real one; this
 # machine's kernel may have none. Emulated even where there is a /dev/kvm: inside another virtual machine that often
 # is there and does not work, and minutes are all there is to gain.
-.PHONY: test-kernel
-test-kernel: setup .cache/vm.stamp ## WireGuard, routes and a relayed packet on Debian's kernel, in a virtual machine
+.PHONY: test-kernel test-kernel-packets
+test-kernel: ## WireGuard, routes and a relayed packet on Debian's kernel, in a virtual machine
+test-kernel-packets: ## The packet tests, and the specification on a few thousand packets, on Debian's kernel, there
+test-kernel test-kernel-packets: setup .cache/vm.stamp
 	@release=$$(dpkg-query -W -f='$${Depends}' linux-image-amd64 | sed -E 's/linux-image-([^ ,]*).*/\1/')
 	[ -e "/lib/modules/$$release/build" ] || { echo "edgewire: /lib/modules/$$release/build is missing: linux-headers-amd64 and linux-image-amd64 differ; apt-get upgrade mends that" >&2; exit 1; }
-	PATH="$(CURDIR)/$(BIN):$$PATH" timeout 1200 vng -r "/boot/vmlinuz-$$release" --disable-kvm --force-9p --cpus 2 --memory 2G \
-	  --user root -- "$(CURDIR)/tests/vm/inside" </dev/null
+	PATH="$(CURDIR)/$(BIN):$$PATH" timeout $${EDGEWIRE_VM_SECONDS:-1200} vng -r "/boot/vmlinuz-$$release" --disable-kvm --force-9p --cpus 2 --memory 2G \
+	  --user root -- "$(CURDIR)/tests/vm/inside" $@ $(ARGS) </dev/null
 
 .cache/vm.stamp: Makefile requirements-vm.txt .cache/venv.stamp
 	@missing=$$(for p in $(VM_PACKAGES); do dpkg-query -W -f='$${Status}' $$p 2>/dev/null | grep -q 'ok installed' || echo $$p; done)
