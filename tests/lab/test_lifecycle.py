@@ -12,7 +12,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
@@ -22,10 +22,13 @@ from .support import (
     EDGES,
     FAMILIES,
     FLEET,
+    WORKERS,
+    answer,
     ask,
     changed_tasks,
     kernel_objects,
     processes_of,
+    reboot,
     recap,
     traffic,
     until,
@@ -140,6 +143,72 @@ def test_a_new_build_on_every_box_under_load_loses_nothing(
         assert withdrawn == (set(EDGES) if careful else set())
     finally:
         lab.playbook("edgewire.fleet.site")
+
+
+def test_what_a_gate_refuses_stays_where_it_is(lab: Lab, tmp_path: Path, hooks: tuple[str, str]) -> None:
+    """A canary that is not healthy ends the run before the next batch; an edge that is not stays withdrawn."""
+    lab.switch(*EDGES)
+    gate = tmp_path / "gate.yml"
+    tasks = [
+        {"name": "Doubt the host", "ansible.builtin.fail": {}, "when": "inventory_hostname == edgewire_test_doubted"}
+    ]
+    gate.write_text(yaml.safe_dump(tasks))
+    gated = (*hooks, "-e", '{"edgewire_batches": [1, "100%"]}', "-e", f"edgewire_gate_tasks={gate}")
+    change = ("-e", "edgewire_keepalive=20")
+    try:
+        run = lab.playbook("edgewire.fleet.site", *gated, *change, "-e", "edgewire_test_doubted=worker1", check=False)
+        counts = recap(run.stdout)
+        assert run.returncode != 0
+        assert counts["worker1"]["failed"] == 1
+        assert {host for host, row in counts.items() if row["changed"]} == {"worker1"}, run.stdout
+
+        # An edge is withdrawn before its programs change, and comes back when it is found healthy.
+        lab.run("edge1", "tc", "filter", "del", "dev", "wg0", "ingress")
+        doubted = ("-e", "edgewire_test_doubted=edge1")
+        run = lab.playbook("edgewire.fleet.site", *gated, *change, *doubted, check=False)
+        counts = recap(run.stdout)
+        assert run.returncode != 0
+        assert counts["edge1"]["failed"] == 1, run.stdout
+        assert {host for host, row in counts.items() if row["changed"]} == {"worker2", "edge1"}, run.stdout
+        assert announced(lab) == {"edge2"}
+        assert answer(lab) == "198.18.0.80"
+    finally:
+        healed = lab.playbook("edgewire.fleet.site", *hooks)
+    assert {host for host, row in recap(healed.stdout).items() if row["changed"]} == {"worker1", "worker2", "edge1"}
+    assert announced(lab) == set(EDGES)
+    lab.switch("edge1")
+
+
+def test_a_drained_worker_reboots_and_no_query_is_lost(lab: Lab, variables: Variables, both_edges: None) -> None:
+    """It is the only one with iperf, so draining it has to be forced; and it stays drained until it is brought back."""
+
+    def hasten(service: dict[str, Any]) -> None:
+        service.update(drain_idle=2, drain_deadline=8)
+
+    quick = (*variables(hasten), "-e", "edgewire_drain_quiet_seconds=2", "-e", "edgewire_drain_seconds=60")
+    drained = lab.root / "inventories/lab/group_vars/all/edgewire_drained.yml"
+    drain = ("edgewire.fleet.drain", "-e", "edgewire_drain=worker1", *quick)
+    refused = lab.playbook(*drain, check=False)
+    assert refused.returncode != 0
+    assert re.search(r"service iperf: would have no backend but on drained workers \(worker1\)", refused.stdout)
+    assert "service dns" not in refused.stdout
+    try:
+        with load(lab):
+            said = lab.playbook(*drain, "-e", "edgewire_drain_force=true").stdout
+            assert "worker1 is drained: no packet of a service" in said
+            reboot(lab, "worker1")
+            unit = ("systemctl", "is-active", "edgewire-restore.service")
+            until(lambda: lab.run("worker1", *unit, check=False).returncode == 0, 120)
+            lab.labctl("containers")
+            counts = recap(lab.playbook("edgewire.fleet.site", *quick, "--limit", "edgewire_edges").stdout)
+            assert all(row["changed"] == 0 for row in counts.values()), "a later run leaves it drained"
+            assert {who for said in ask(lab, DNS_VIP, 47_300, 12).values() for who in said} == {"worker2"}
+            lab.playbook("edgewire.fleet.undrain", "-e", "edgewire_undrain=worker1", *quick)
+            assert {who for said in ask(lab, DNS_VIP, 47_400, 24).values() for who in said} == set(WORKERS)
+    finally:
+        if drained.exists():
+            lab.playbook("edgewire.fleet.undrain", "-e", "edgewire_undrain=worker1")
+    lab.playbook("edgewire.fleet.verify", *quick)
 
 
 def test_a_worker_that_is_killed_takes_no_flow_of_the_others_along(lab: Lab, variables: Variables) -> None:
