@@ -34,11 +34,11 @@ static __always_inline __u64 checksum_replace128(__u64 sum, const __u32 *from, c
 
 static __always_inline __u16 checksum_close(__u64 sum)
 {
-	sum = (sum & 0xffffffff) + (sum >> 32);
-	sum = (sum & 0xffffffff) + (sum >> 32);
-	sum = (sum & 0xffff) + (sum >> 16);
-	sum = (sum & 0xffff) + (sum >> 16);
-	return ~(__u16)sum;
+	/* Two halves side by side added crosswise: the upper one gets their sum, and the carry. */
+	sum += sum << 32 | sum >> 32;
+	sum >>= 32;
+	sum += sum << 16 | sum >> 16;
+	return ~(__u16)(sum >> 16);
 }
 
 #endif

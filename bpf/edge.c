@@ -15,6 +15,7 @@
 #include "edge_fragments.h"
 #include "edge_icmp.h"
 #include "edge_maps.h"
+#include "ethernet.h"
 #include "extensions.h"
 #include "filters.h"
 #include "handoff.h"
@@ -25,21 +26,14 @@
 #include "tunnel.h"
 #include "vlan.h"
 
-/*
- * Make room for `grow` bytes at the front and set the mark. The packet's new start, or 0 with *reason. The caller
- * checks the bounds of what it writes.
- */
-static __always_inline void *grow_and_mark(struct xdp_md *ctx, int grow, __u32 handoff, __u32 *reason)
+/* Make room for `option_bytes` at the front, and set the mark. 0, or the reason of a failure as a negative number. */
+static __always_inline int grow_and_mark(struct xdp_md *ctx, int option_bytes, __u32 handoff)
 {
-	if (bpf_xdp_adjust_head(ctx, -grow)) {
-		*reason = DROP_NO_HEADROOM;
-		return 0;
-	}
-	if (set_mark(ctx, handoff)) {
-		*reason = DROP_NO_METADATA;
-		return 0;
-	}
-	return (void *)(long)ctx->data;
+	if (bpf_xdp_adjust_head(ctx, -option_bytes))
+		return -DROP_NO_HEADROOM;
+	if (set_mark(ctx, handoff))
+		return -DROP_NO_METADATA;
+	return 0;
 }
 
 /* A fragment without ports, or with ports that are no service's: TC follows it. */
@@ -58,15 +52,11 @@ static __always_inline int hand_off_fragment6(struct xdp_md *ctx, const struct i
 	return may_be_udp(place) ? hand_off_if_ours(ctx, &destination, HANDOFF_FRAGMENT) : XDP_PASS;
 }
 
-static __always_inline int forward(struct xdp_md *ctx, struct ethhdr *ethernet, void *data_end,
-				   const struct edge_config *config)
+static __always_inline int forward(struct xdp_md *ctx, void *frame, void *data_end, const struct edge_config *config)
 {
-	struct {
-		struct ethhdr eth;
-		struct relay_header relay;
-	} __attribute__((packed)) *out;
-	struct iphdr *ip = (void *)(ethernet + 1), kept_ip;
-	struct ethhdr kept_ethernet;
+	struct iphdr *ip = frame + ETH_HLEN;
+	struct mac_addresses addresses;
+	struct relay_header relay;
 	struct service *service;
 	struct choice choice;
 	struct udphdr *udp;
@@ -128,32 +118,30 @@ static __always_inline int forward(struct xdp_md *ctx, struct ethhdr *ethernet, 
 		ask_old_backend(service, place, &flow, &choice);
 	}
 
-	kept_ethernet = *ethernet;
-	kept_ip = *ip;
-	out = grow_and_mark(ctx, sizeof(struct relay_option), fragment ? HANDOFF_RELAY_FRAGMENT : HANDOFF_RELAY,
-			    &reason);
-	if (!out)
-		return xdp_drop(reason);
-	if ((void *)(out + 1) > (void *)(long)ctx->data_end)
-		return xdp_drop(DROP_NO_HEADROOM);
-	out->eth = kept_ethernet;
-	relay_wrap(&out->relay, &kept_ip, config->relay.word[3], choice.worker->relay.word[3],
-		   choice.backend->endpoint_id, kept_ip.saddr, kept_ip.ttl - 1);
+	/* All that can be is done before the packet moves: the CPU does it while it waits for the calls that move it. */
+	addresses = *(struct mac_addresses *)frame;
+	relay_wrap(&relay, ip, config->relay.word[3], choice.worker->relay.word[3], choice.backend->endpoint_id,
+		   ip->saddr, ip->ttl - 1);
 	if (choice.stage != RELAY_PLAIN)
-		relay_set_stage(&out->relay, choice.stage);
+		relay_set_stage(&relay, choice.stage);
+	error = grow_and_mark(ctx, sizeof(struct relay_option), fragment ? HANDOFF_RELAY_FRAGMENT : HANDOFF_RELAY);
+	if (error)
+		return xdp_drop(-error);
+	frame = (void *)(long)ctx->data;
+	if (frame + ETH_HLEN + sizeof(relay) > (void *)(long)ctx->data_end)
+		return xdp_drop(DROP_NO_HEADROOM);
+	*(struct mac_addresses *)frame = addresses;
+	*ethernet_protocol(frame) = bpf_htons(ETH_P_IP);
+	*(struct relay_header *)(frame + ETH_HLEN) = relay;
 	count_in(choice.backend->stats_index, ip_bytes);
 	return XDP_PASS;
 }
 
-static __always_inline int forward6(struct xdp_md *ctx, struct ethhdr *ethernet, void *data_end,
-				    const struct edge_config *config)
+static __always_inline int forward6(struct xdp_md *ctx, void *frame, void *data_end, const struct edge_config *config)
 {
-	struct {
-		struct ethhdr eth;
-		struct relay6_header relay;
-	} __attribute__((packed)) *out;
-	struct ipv6hdr *ip = (void *)(ethernet + 1), kept_ip;
-	struct ethhdr kept_ethernet;
+	struct ipv6hdr *ip = frame + ETH_HLEN;
+	struct mac_addresses addresses;
+	struct relay6_header relay;
 	struct address vip, client;
 	struct service *service;
 	struct choice choice;
@@ -215,35 +203,36 @@ static __always_inline int forward6(struct xdp_md *ctx, struct ethhdr *ethernet,
 		ask_old_backend(service, table_place, &flow, &choice);
 	}
 
-	kept_ethernet = *ethernet;
-	kept_ip = *ip;
-	out = grow_and_mark(ctx, sizeof(struct relay6_option),
-			    place.fragment ? HANDOFF_RELAY_FRAGMENT : HANDOFF_RELAY, &reason);
-	if (!out)
-		return xdp_drop(reason);
-	if ((void *)(out + 1) > (void *)(long)ctx->data_end)
-		return xdp_drop(DROP_NO_HEADROOM);
-	out->eth = kept_ethernet;
-	relay6_wrap(&out->relay, &kept_ip, &config->relay6, &choice.worker->relay6, choice.backend->endpoint_id,
-		    &client, kept_ip.hop_limit - 1);
+	addresses = *(struct mac_addresses *)frame;
+	relay6_wrap(&relay, ip, &config->relay6, &choice.worker->relay6, choice.backend->endpoint_id, &client,
+		    ip->hop_limit - 1);
 	if (choice.stage != RELAY_PLAIN)
-		relay6_set_stage(&out->relay, choice.stage);
-	count_in(choice.backend->stats_index, sizeof(kept_ip) + payload_bytes);
+		relay6_set_stage(&relay, choice.stage);
+	error = grow_and_mark(ctx, sizeof(struct relay6_option),
+			      place.fragment ? HANDOFF_RELAY_FRAGMENT : HANDOFF_RELAY);
+	if (error)
+		return xdp_drop(-error);
+	frame = (void *)(long)ctx->data;
+	if (frame + ETH_HLEN + sizeof(relay) > (void *)(long)ctx->data_end)
+		return xdp_drop(DROP_NO_HEADROOM);
+	*(struct mac_addresses *)frame = addresses;
+	*ethernet_protocol(frame) = bpf_htons(ETH_P_IPV6);
+	*(struct relay6_header *)(frame + ETH_HLEN) = relay;
+	count_in(choice.backend->stats_index, sizeof(*ip) + payload_bytes);
 	return XDP_PASS;
 }
 
 /* What to do with a frame without VLAN tags. */
 static __always_inline int take_frame(struct xdp_md *ctx, const struct edge_config *config)
 {
-	void *data_end = (void *)(long)ctx->data_end;
-	struct ethhdr *ethernet = (void *)(long)ctx->data;
+	void *data_end = (void *)(long)ctx->data_end, *frame = (void *)(long)ctx->data;
 
-	if ((void *)(ethernet + 1) > data_end)
+	if (frame + ETH_HLEN > data_end)
 		return XDP_PASS;
-	if (ethernet->h_proto == bpf_htons(ETH_P_IP))
-		return forward(ctx, ethernet, data_end, config);
-	if (ethernet->h_proto == bpf_htons(ETH_P_IPV6))
-		return forward6(ctx, ethernet, data_end, config);
+	if (*ethernet_protocol(frame) == bpf_htons(ETH_P_IP))
+		return forward(ctx, frame, data_end, config);
+	if (*ethernet_protocol(frame) == bpf_htons(ETH_P_IPV6))
+		return forward6(ctx, frame, data_end, config);
 	return XDP_PASS;
 }
 
@@ -253,20 +242,19 @@ static __always_inline int take_frame(struct xdp_md *ctx, const struct edge_conf
  */
 static __always_inline int refuse_unserved(struct xdp_md *ctx)
 {
-	void *data_end = (void *)(long)ctx->data_end;
-	struct ethhdr *ethernet = (void *)(long)ctx->data;
-	struct ipv6hdr *ip6 = (void *)(ethernet + 1);
-	struct iphdr *ip = (void *)(ethernet + 1);
+	void *data_end = (void *)(long)ctx->data_end, *frame = (void *)(long)ctx->data;
+	struct ipv6hdr *ip6 = frame + ETH_HLEN;
+	struct iphdr *ip = frame + ETH_HLEN;
 	struct address destination;
 	struct udp_place place;
 
 	if ((void *)(ip + 1) > data_end)
 		return XDP_PASS;
-	if (ethernet->h_proto == bpf_htons(ETH_P_IP)) {
+	if (*ethernet_protocol(frame) == bpf_htons(ETH_P_IP)) {
 		if (ip->protocol == IPPROTO_ICMP)
 			return XDP_PASS;
 		destination = address_of_v4(ip->daddr);
-	} else if (ethernet->h_proto == bpf_htons(ETH_P_IPV6) && (void *)(ip6 + 1) <= data_end) {
+	} else if (*ethernet_protocol(frame) == bpf_htons(ETH_P_IPV6) && (void *)(ip6 + 1) <= data_end) {
 		find_udp(ip6 + 1, data_end, ip6->nexthdr, &place);
 		if (place.next_header == IPPROTO_ICMPV6)
 			return XDP_PASS;
@@ -284,18 +272,18 @@ static __always_inline int is_marked(struct xdp_md *ctx)
 
 static __always_inline int from_client(struct xdp_md *ctx)
 {
-	struct ethhdr *ethernet = (void *)(long)ctx->data;
+	void *frame = (void *)(long)ctx->data;
 	struct vlan_tag outer = {}, inner = {};
 	struct edge_config *config;
 	__u32 zero = 0;
 	int verdict;
 
-	if ((void *)(ethernet + 1) > (void *)(long)ctx->data_end)
+	if (frame + ETH_HLEN > (void *)(long)ctx->data_end)
 		return XDP_PASS;
 	config = ew_config.lookup(&zero);
 	if (!config)
 		return XDP_PASS;
-	if (is_vlan(ethernet->h_proto) && (vlan_pop(ctx, &outer) || vlan_pop(ctx, &inner)))
+	if (is_vlan(*ethernet_protocol(frame)) && (vlan_pop(ctx, &outer) || vlan_pop(ctx, &inner)))
 		return xdp_drop(DROP_NO_HEADROOM);
 	verdict = take_frame(ctx, config);
 	if (config->flags & EDGE_DROPS_UNSERVED && verdict == XDP_PASS && !is_marked(ctx))

@@ -77,36 +77,48 @@ static __always_inline __be32 relay_option_head(void)
 			 RELAY_OPTION_VERSION << 8);
 }
 
+/* The 16-bit words of an IPv4 header with its length, and with its time to live; and what the option adds to the former. */
+#define IHL_WORD 0
+#define TTL_WORD 4
+#define IHL_CHANGE bpf_htons(RELAY_OPTION_WORDS << 8)
+
+/* The word of an IPv4 header that holds the time to live, with another one. */
+static __always_inline __be16 with_ttl(__be16 word, __u8 ttl)
+{
+	return (word & bpf_htons(0xff)) | bpf_htons((__u16)ttl << 8);
+}
+
 /*
- * Turn a base header into a relay header: addresses replaced, option described, TTL and length adjusted, checksum
- * kept right. `ip` has room for the option's words in its header length (the caller checked).
+ * Turn a base header into a relay header: addresses replaced, option described, TTL and length adjusted, checksum kept
+ * right. `ip` has room for the option's words in its header length (the caller checked), so they add a constant to the
+ * checksum. No word is read that was just written in parts: the CPU would wait until those are in its cache.
  */
 static __always_inline void relay_wrap(struct relay_header *relay, const struct iphdr *ip, __be32 from, __be32 to,
 				       __be32 endpoint_id, __be32 client, __u8 ttl)
 {
 	__be16 length = bpf_htons(bpf_ntohs(ip->tot_len) + sizeof(struct relay_option));
-	__u8 ihl = ip->ihl + RELAY_OPTION_WORDS;
-	__u64 sum = checksum_open(ip->check);
+	__u64 sum = checksum_open(ip->check) + IHL_CHANGE + relay_option_head();
+	const __be16 *before = (const __be16 *)ip;
+	__be16 ttl_word = with_ttl(before[TTL_WORD], ttl), *after = (__be16 *)&relay->ip;
 
-	relay->ip = *ip;
-	relay->ip.ihl = ihl;
+	sum = checksum_replace16(sum, before[TTL_WORD], ttl_word);
+	sum = checksum_replace16(sum, ip->tot_len, length);
+	sum = checksum_replace32(sum, ip->saddr, from);
+	sum = checksum_replace32(sum, ip->daddr, to);
+	sum = checksum_add32(sum, endpoint_id);
+	sum = checksum_add32(sum, client);
+
+	after[IHL_WORD] = before[IHL_WORD] + IHL_CHANGE;
 	relay->ip.tot_len = length;
-	relay->ip.ttl = ttl;
+	relay->ip.id = ip->id;
+	relay->ip.frag_off = ip->frag_off;
+	after[TTL_WORD] = ttl_word;
+	relay->ip.check = checksum_close(sum);
 	relay->ip.saddr = from;
 	relay->ip.daddr = to;
 	*(__be32 *)&relay->option = relay_option_head();
 	relay->option.endpoint_id = endpoint_id;
 	relay->option.client = client;
-
-	sum = checksum_replace16(sum, *(const __u16 *)ip, *(__u16 *)&relay->ip);
-	sum = checksum_replace16(sum, ip->tot_len, length);
-	sum = checksum_replace16(sum, ((const __u16 *)ip)[4], ((__u16 *)&relay->ip)[4]);
-	sum = checksum_replace32(sum, ip->saddr, from);
-	sum = checksum_replace32(sum, ip->daddr, to);
-	sum = checksum_add32(sum, *(__be32 *)&relay->option);
-	sum = checksum_add32(sum, endpoint_id);
-	sum = checksum_add32(sum, client);
-	relay->ip.check = checksum_close(sum);
 }
 
 /* The opposite: the base header without the option, with new addresses. */
@@ -114,18 +126,20 @@ static __always_inline void relay_unwrap(struct iphdr *ip, const struct relay_he
 					 __u8 ttl)
 {
 	__be16 length = bpf_htons(bpf_ntohs(relay->ip.tot_len) - sizeof(struct relay_option));
-	__u64 sum = checksum_open(relay->ip.check);
+	__u64 sum = checksum_open(relay->ip.check) + (__u16)~IHL_CHANGE;
+	const __be16 *before = (const __be16 *)&relay->ip;
+	__be16 ttl_word = with_ttl(before[TTL_WORD], ttl), *after = (__be16 *)ip;
 
-	*ip = relay->ip;
-	ip->ihl = relay->ip.ihl - RELAY_OPTION_WORDS;
+	after[IHL_WORD] = before[IHL_WORD] - IHL_CHANGE;
 	ip->tot_len = length;
-	ip->ttl = ttl;
+	ip->id = relay->ip.id;
+	ip->frag_off = relay->ip.frag_off;
+	after[TTL_WORD] = ttl_word;
 	ip->saddr = from;
 	ip->daddr = to;
 
-	sum = checksum_replace16(sum, *(const __u16 *)&relay->ip, *(__u16 *)ip);
+	sum = checksum_replace16(sum, before[TTL_WORD], ttl_word);
 	sum = checksum_replace16(sum, relay->ip.tot_len, length);
-	sum = checksum_replace16(sum, ((const __u16 *)&relay->ip)[4], ((__u16 *)ip)[4]);
 	sum = checksum_replace32(sum, relay->ip.saddr, from);
 	sum = checksum_replace32(sum, relay->ip.daddr, to);
 	sum = checksum_replace32(sum, *(const __be32 *)&relay->option, 0);

@@ -8,27 +8,43 @@
 #include "edge_maps.h"
 #include "relay.h"
 
-static __always_inline struct service *find_service(const struct edge_config *config, __be32 vip, __be16 port)
+/* By value, so that the key is written as one word: reading it back as one does not wait for its parts. */
+static __always_inline struct service_key service_key_of(__be32 vip, __be16 port)
 {
 	struct service_key key = {.vip = vip, .port = port};
-	struct service *service = ew_services.lookup(&key);
-	struct range_key range = {.prefix_bits = 32 + 16, .vip = vip, .port = port};
 
-	if (service || !(config->flags & EDGE_HAS_RANGES))
-		return service;
-	return ew_ranges.lookup(&range);
+	return key;
+}
+
+static __always_inline struct service *find_service(const struct edge_config *config, __be32 vip, __be16 port)
+{
+	struct service_key key = service_key_of(vip, port);
+	struct service *service = ew_services.lookup(&key);
+
+	if (!service && config->flags & EDGE_HAS_RANGES) {
+		struct range_key range = {.prefix_bits = 32 + 16, .vip = vip, .port = port};
+
+		service = ew_ranges.lookup(&range);
+	}
+	return service;
 }
 
 static __always_inline struct service *find_service6(const struct edge_config *config, const struct address *vip,
 						     __be16 port)
 {
-	struct service6_key key = {.vip = *vip, .port = port};
-	struct service *service = ew_services6.lookup(&key);
-	struct range6_key range = {.prefix_bits = 128 + 16, .vip = *vip, .port = port};
+	struct service6_key key = {.vip = *vip};
+	struct service *service;
 
-	if (service || !(config->flags & EDGE_HAS_RANGES))
-		return service;
-	return ew_ranges6.lookup(&range);
+	/* Port and zero as one word, for the same reason. */
+	*(__be32 *)&key.port = bpf_htonl((__u32)bpf_ntohs(port) << 16);
+	service = ew_services6.lookup(&key);
+
+	if (!service && config->flags & EDGE_HAS_RANGES) {
+		struct range6_key range = {.prefix_bits = 128 + 16, .vip = *vip, .port = port};
+
+		service = ew_ranges6.lookup(&range);
+	}
+	return service;
 }
 
 /* One word for a client of either family; an IPv4 client's is its address. */

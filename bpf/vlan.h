@@ -7,6 +7,7 @@
 #ifndef EDGEWIRE_VLAN_H
 #define EDGEWIRE_VLAN_H
 
+#include "ethernet.h"
 #include "kernel.h"
 
 #define MAX_VLAN_TAGS 2
@@ -14,11 +15,6 @@
 struct vlan_tag {
 	__be16 protocol;  /* 802.1Q or 802.1ad; 0: no tag */
 	__be16 control;
-};
-
-/* The two addresses in front of a tag, or of the Ethernet protocol. */
-struct mac_addresses {
-	__u16 word[ETH_ALEN];
 };
 
 struct tagged_ethernet {
