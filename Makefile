@@ -153,6 +153,10 @@ docs: setup .cache/docs.stamp ## The documentation as a site, in .cache/site
 	@$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-docs.txt
 	touch $@
 
+.PHONY: bench-maps
+bench-maps: setup ## Writing and verifying 100,000 map entries and 10,000 services, inside the modules
+	@$(BIN)/pytest -q -s tests/bench/bench_maps.py $(ARGS)
+
 .PHONY: clean
 clean: ## Remove everything that setup made in this checkout
 	rm -rf $(VENV) .collections .cache

@@ -367,6 +367,19 @@ def preview(
         return _plan(role, params, None, may_be_missing)[0]
 
 
+def edge_to_probe(params: Mapping[str, Any], *, proven: bool) -> edge_state.EdgeWanted:
+    """The edge's desired contents, to probe the running programs against.
+
+    :param proven: the maps were just found to be as desired, so the tables can be read from them.
+    """
+    wanted = edge_wanted(params)
+    if proven:
+        with map_io.running_maps("edge") as maps:
+            if maps is not None:
+                edge_state.take_tables(wanted, edge_state.read(maps))
+    return wanted
+
+
 def fill(role: str, params: Mapping[str, Any], maps: map_io.Maps) -> list[Step]:
     """Make maps say what is desired, those of programs that run or of their successors; the steps that were taken.
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import array
 import functools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
@@ -137,12 +137,12 @@ class ServiceWanted:
         return self.size * (2 if self.is_draining else 1)
 
     @functools.cached_property
-    def table(self) -> list[int]:
+    def table(self) -> Sequence[int]:
         """The Maglev table as endpoint ids; empty without a live backend."""
         return self._table([(backend.endpoint_id, backend.weight) for backend in self._lasting])
 
     @functools.cached_property
-    def drain_table(self) -> list[int]:
+    def drain_table(self) -> Sequence[int]:
         """The table in which those that drain still are; empty where none does."""
         if not self.is_draining:
             return []
@@ -247,6 +247,31 @@ class EdgeState:
 
     def _endpoints_in(self, slots: Iterable[int]) -> list[int]:
         return [self.backends.get(slot, {}).get("endpoint_id", 0) for slot in slots]
+
+
+class _RunningTable(Sequence[int]):
+    """A table in the kernel, as endpoint ids; each looked for when it is asked for."""
+
+    def __init__(self, state: EdgeState, places: array.array[int]) -> None:
+        self._backends, self._places = state.backends, places
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __getitem__(self, place: Any) -> Any:
+        if isinstance(place, slice):
+            return [self._backends[slot]["endpoint_id"] for slot in self._places[place]]
+        return self._backends[self._places[place]]["endpoint_id"]
+
+
+def take_tables(wanted: EdgeWanted, state: EdgeState) -> None:
+    """Have the services' tables read from maps that were found to be as wanted, instead of built once more."""
+    for service in wanted.services:
+        record = state.entries[service.entries[0]]
+        places = state.places_of(record)
+        # What a cached_property keeps its value in.
+        vars(service)["table"] = _RunningTable(state, places[: service.size])
+        vars(service)["drain_table"] = _RunningTable(state, places[service.size :])
 
 
 def span_of(service: Mapping[str, int]) -> int:

@@ -39,6 +39,7 @@ class _Host:
         self.params = params
         self.plan: Mapping[str, Any] = params["plan"]
         self.peers: list[dict[str, Any]] = []
+        self.right_maps: set[str] = set()
         self.probed: dict[tuple[str, int], str] = {}
 
     def stored_plan(self) -> Iterator[Drift]:
@@ -87,14 +88,17 @@ class _Host:
 
     def maps(self, role: str) -> Iterator[Drift]:
         """What the maps say."""
-        yield from drifts_of(f"{role} maps", contents.preview(role, self.plan[role]))
+        steps = contents.preview(role, self.plan[role])
+        if not steps:
+            self.right_maps.add(role)
+        yield from drifts_of(f"{role} maps", steps)
 
     def probes(self) -> Iterator[Drift]:
         """A packet to each service, through the live program."""
         found = map_io.find_attached("edge").get("edge_xdp")
         if found is None:
             raise EdgewireError("edge_xdp is not attached, so no probe can be sent through it")
-        wanted = contents.edge_wanted(self.plan["edge"])
+        wanted = contents.edge_to_probe(self.plan["edge"], proven="edge" in self.right_maps)
         with libbpf.closing(libbpf.prog_fd(found[1].program_id)) as fd:
             for result in probe.run_probes(fd, wanted):
                 service = result.service

@@ -33,6 +33,7 @@ MAX_PROBES = 32  # bpf/services.h
 _MARK = struct.pack("=I", 0x65646765)
 _ETHERNET = bytes.fromhex("020000000001020000000002")
 _PAYLOAD = b"edgewire probe"
+_ROOM = 256  # bytes that come out, metadata included: more than any probe becomes
 
 
 @dataclass(frozen=True)
@@ -198,11 +199,9 @@ def run_probes(program_fd: int, wanted: EdgeWanted) -> Iterator[ProbeResult]:
         client = client_of(service, wanted)
         packet = packet_to(service, client)
         must = relayed(service, wanted, client)
-        if must is None:
-            expected = {"verdict": "XDP_DROP", "packet": packet.hex()}
-        else:
-            expected = {"verdict": "XDP_PASS", "packet": must.hex()}
-        run = libbpf.run_program(program_fd, packet)
+        verdict, after = ("XDP_DROP", packet) if must is None else ("XDP_PASS", must)
+        run = libbpf.run_program(program_fd, packet, out_size=_ROOM)
+        expected = {"verdict": verdict, "packet": after.hex()}
         found = {"verdict": XDP_VERDICTS.get(run.retval, str(run.retval)), "packet": run.data.hex()}
         held = wanted.filter_of(service)
         yield ProbeResult(service, expected, found, may_be_refused=held is not None and held.limits)
