@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from ansible_collections.edgewire.fleet.plugins.module_utils.bpf import contents, forwarder
+from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.keeping import ensure_keeping
 from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.programs import Desired
 from ansible_collections.edgewire.fleet.plugins.module_utils.plan.build import plan_fleet
 from ansible_collections.edgewire.fleet.plugins.module_utils.plan.render import Renderer
@@ -53,6 +54,7 @@ class Relay:
     client: socket.socket
     application: socket.socket
     handshakes: Callable[[], list[int]]
+    rename: Callable[[str, bool], bool]
 
 
 @pytest.fixture(params=["userspace", *(["kernel"] if kernel_has_wireguard() else [])])
@@ -117,10 +119,21 @@ def relay(
             found += [peer.latest_handshake for peer in device.settings.peers.values()]
         return found
 
+    def rename(role: str, keep: bool) -> bool:
+        """Give the backend a name, and so another endpoint id; whether anything has stayed, or nothing was to be done."""
+        named = {**service, "backends": [{**backend, "name": "new"}]}
+        changed = {**inventory, "vars": {"edgewire_services": [named]}}
+        (wanted,) = [plan for plan in plan_fleet(changed, public).hosts if plan.host == f"{role}1"]
+        said = json.loads(Renderer().render(wanted))[role]
+        with boxes[f"{role}1"]:
+            if keep:
+                return ensure_keeping(role, said, check_mode=False)[1]
+            return not contents.ensure(role, said)
+
     with udp_socket(client, CLIENT, 40_000) as sender, udp_socket(container, "0.0.0.0", CONTAINER_PORT) as application:
         sender.settimeout(30.0)  # a first packet waits for the handshake, on an emulated machine for long
         application.settimeout(30.0)
-        yield Relay(sender, application, handshakes)
+        yield Relay(sender, application, handshakes, rename)
 
 
 def test_a_packet_goes_all_the_way_and_its_answer_comes_back(relay: Relay) -> None:
@@ -157,3 +170,30 @@ def test_a_trace_shows_edge_and_worker_as_the_vip(relay: Relay) -> None:
     relay.client.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, 3)
     relay.client.sendto(b"four", (VIP, PORT))
     assert relay.application.recvfrom(2000) == (b"four", (CLIENT, 40_000))
+
+
+def test_an_endpoint_that_changes_loses_nothing_that_is_on_its_way(relay: Relay) -> None:
+    """In the order of a roll-out: the worker learns, the edge switches, the edge forgets, the worker forgets."""
+
+    def request(payload: bytes) -> None:
+        relay.client.sendto(payload, (VIP, PORT))
+        assert relay.application.recvfrom(2000) == (payload, (CLIENT, 40_000))
+
+    def reply(payload: bytes) -> None:
+        relay.application.sendto(payload, (CLIENT, 40_000))
+        assert relay.client.recvfrom(2000) == (payload, (VIP, PORT))
+
+    request(b"one")
+    reply(b"one")
+    assert relay.rename("worker", True), "the old endpoint stays"
+    request(b"two: the edge still sends by the old endpoint")
+    assert relay.rename("edge", True), "replies by the old endpoint find their way"
+    reply(b"two: to what came by the old endpoint")
+    request(b"three")
+    assert not relay.rename("edge", False), "the old backend goes"
+    assert not relay.rename("worker", False), "the old endpoint goes"
+    reply(b"three")
+    request(b"four")
+    reply(b"four")
+    assert relay.rename("edge", False)
+    assert relay.rename("worker", False)
