@@ -78,7 +78,7 @@ lint: setup .cache/lint.stamp ## Every check that runs nothing; some of them wit
 	@.ci/lint $(ONLY)
 
 # Built from scratch when the versions change, so that nothing of the former ones stays.
-.cache/lint.stamp: requirements-lint.txt .cache/packages.stamp
+.cache/lint.stamp: requirements-lint.txt | .cache/packages.stamp
 	@echo "installing Python packages into .cache/lint/venv"
 	/usr/bin/python3 -m venv --clear .cache/lint/venv
 	.cache/lint/venv/bin/pip install --quiet --disable-pip-version-check -r requirements-lint.txt
