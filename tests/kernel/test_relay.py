@@ -120,7 +120,7 @@ def relay(
         return found
 
     def rename(role: str, keep: bool) -> bool:
-        """Give the backend a name, and so another endpoint id; whether anything has stayed, or nothing was to be done."""
+        """Give the backend a name, so another endpoint id; whether anything has stayed, or nothing was to do."""
         named = {**service, "backends": [{**backend, "name": "new"}]}
         changed = {**inventory, "vars": {"edgewire_services": [named]}}
         (wanted,) = [plan for plan in plan_fleet(changed, public).hosts if plan.host == f"{role}1"]
