@@ -96,6 +96,14 @@ test-faults: setup ## The longer tests of roll-outs that go wrong, of hosts that
 test-ansible: setup ## Unit tests and all playbooks with the oldest ansible-core that the collection allows
 	@.ci/test-ansible 2.17.14
 
+# The lab is raised by the scenario `default` and removed in the end; what molecule remembers of an earlier run is not
+# asked. ARGS="-s mesh --destroy=never" runs one scenario and leaves the lab up.
+.PHONY: molecule
+molecule: setup ## The roles and playbooks in molecule scenarios, on the lab's boxes
+	@export PATH="$(CURDIR)/$(BIN):$$PATH"
+	molecule reset >/dev/null 2>&1
+	molecule test $(or $(ARGS),--all)
+
 # More than a million mutated packets, each through a program and its specification. The seed is printed;
 # EDGEWIRE_FUZZ_SEED takes one, EDGEWIRE_FUZZ_PACKETS how many packets a program gets, about.
 .PHONY: fuzz
