@@ -108,7 +108,7 @@ static __always_inline long wrap_error(struct __sk_buff *skb, const void *header
  * Drop a request whose time to live ends here, and tell its client: time exceeded, relayed to the edge that sent the
  * request, which lets it out with the VIP as source. Quoted is the request as the client knows it. Nobody is told of
  * what the edge would not take for a request of its own: what another worker sent on, later fragments, and packets
- * with IP options or extension headers.
+ * with IP options or extension headers; nor of an endpoint that has moved, whose packets may be replies.
  */
 static __always_inline int answer_expired(struct __sk_buff *skb, const struct worker_config *config,
 					  const struct relay_header *relay, const struct endpoint *endpoint)
@@ -117,8 +117,9 @@ static __always_inline int answer_expired(struct __sk_buff *skb, const struct wo
 	__u32 udp_bytes;
 	__s64 sum;
 
-	if (relay->ip.protocol != IPPROTO_UDP || relay->ip.ihl * 4 != sizeof(*relay) ||
-	    relay->ip.frag_off & bpf_htons(IP_FRAGMENT_OFFSET_MASK) || !address_is_v4(&endpoint->vip) ||
+	if (endpoint->flags & ENDPOINT_MOVED || relay->ip.protocol != IPPROTO_UDP ||
+	    relay->ip.ihl * 4 != sizeof(*relay) || relay->ip.frag_off & bpf_htons(IP_FRAGMENT_OFFSET_MASK) ||
+	    !address_is_v4(&endpoint->vip) ||
 	    (relay->option.stage != RELAY_PLAIN && relay->option.stage != RELAY_ASK))
 		return tc_drop(DROP_TTL_EXPIRED);
 	udp_bytes = bpf_ntohs(relay->ip.tot_len);
@@ -167,8 +168,8 @@ static __always_inline int answer_expired6(struct __sk_buff *skb, const struct w
 	__u32 udp_bytes;
 	__s64 sum;
 
-	if (relay->option.next_header != IPPROTO_UDP || address_is_v4(&endpoint->vip) ||
-	    relay6_stage(&relay->option) > RELAY_ASK)
+	if (endpoint->flags & ENDPOINT_MOVED || relay->option.next_header != IPPROTO_UDP ||
+	    address_is_v4(&endpoint->vip) || relay6_stage(&relay->option) > RELAY_ASK)
 		return tc_drop(DROP_TTL_EXPIRED);
 	udp_bytes = sizeof(relay->ip) + bpf_ntohs(relay->ip.payload_len);
 	if (udp_bytes > skb->len || udp_bytes < sizeof(*relay) + sizeof(struct udphdr))

@@ -502,7 +502,6 @@ def test_a_flow_of_another_endpoint_is_not_known(worker_box: WorkerBox, net: Net
 @pytest.mark.parametrize(
     ("make", "reason"),
     [
-        pytest.param(lambda n: asked(n, ttl=1), "ttl_expired", id="time to live"),
         pytest.param(lambda n: in_stage(request(n), RETURNED), "bad_option", id="returned to a worker"),
         pytest.param(lambda n: in_stage(request(n), 5), "bad_option", id="unknown stage"),
     ],
@@ -513,6 +512,12 @@ def test_questions_that_a_worker_drops(
     watch = worker_box.watch()
     worker_box.tun.write(make(net))
     assert (watch.change().drops, watch.change().events) == ({reason: 1}, {})
+
+
+def test_a_question_whose_time_is_up_is_answered(worker_box: WorkerBox, net: Net) -> None:
+    watch = worker_box.watch()
+    worker_box.tun.write(asked(net, ttl=1))
+    assert (watch.change().drops, watch.change().events) == ({"ttl_expired": 1}, {"time_exceeded_sent": 1})
 
 
 def test_a_question_without_udp(worker_box: WorkerBox) -> None:

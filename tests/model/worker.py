@@ -172,7 +172,8 @@ def _expired(
     later = not six and word(packet, 6) & FRAGMENT_OFFSET
     start = 40 + OPTION6_BYTES if six else 20 + OPTION_BYTES
     fits = start + 8 <= icmp.length_of(packet, six=six) <= len(packet)
-    if not plain or later or not fits or len(endpoint.vip) != size or tunnel.stage_of(packet) not in (PLAIN, ASK):
+    answers = len(endpoint.vip) == size and not endpoint.moved
+    if not plain or later or not fits or not answers or tunnel.stage_of(packet) not in (PLAIN, ASK):
         return drop("ttl_expired")
     if not icmp.may_answer(client, to_many=False):
         return drop("ttl_expired")
