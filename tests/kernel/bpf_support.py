@@ -808,13 +808,17 @@ def quiet(ns: Netns) -> None:
     ns.run("sysctl", "-qw", *(f"net.ipv6.conf.default.{setting}" for setting in settings))
 
 
-def make_edge_interfaces(edge: Netns, client: Netns) -> None:
-    """An uplink from edge to client, with static neighbours. A gateway to other clients is at the client's address."""
+def make_edge_interfaces(edge: Netns, client: Netns, number: int | None = None) -> None:
+    """An uplink from edge to client, with static neighbours. A gateway to other clients is at the client's address.
+
+    ``number`` is the uplink's ifindex, where it matters.
+    """
+    index = f"index {number} " if number else ""
     quiet(edge)
     quiet(client)
     _script(
         edge,
-        f"""link add eth0 address {BOX_MAC} type veth peer name eth0 address {CLIENT_MAC} netns {client.name}
+        f"""link add eth0 {index}address {BOX_MAC} type veth peer name eth0 address {CLIENT_MAC} netns {client.name}
         address add {V4.uplink}/24 dev eth0
         address add {V6.uplink}/64 dev eth0 nodad
         link set eth0 up
@@ -989,6 +993,16 @@ def forget(maps: map_io.Maps, name: str) -> None:
         libbpf.delete_batch(maps[name].fd, name, keys, len(keys) // maps[name].info.key_size)
 
 
+def fill_icmp_buckets(maps: map_io.Maps, full_at: int = 0) -> None:
+    """Say when the ICMP buckets of all CPUs and kinds are full again, in ns of the monotonic clock.
+
+    0 lets ICMP be generated; a time that is centuries off does not.
+    """
+    for kind in range(2):
+        value = struct.pack("=Q", full_at) * libbpf.possible_cpus()
+        map_io.write(maps, [("ew_icmp_buckets", layout.U32.pack({"value": kind}), value)])
+
+
 @dataclass
 class EdgeBox(Box):
     """An edge, and the namespace of its one client."""
@@ -1008,6 +1022,7 @@ def edge_box(shared_pins: Path, make_netns: Callable[[], Netns]) -> Iterator[Edg
         contents.ensure("edge", EDGE_PARAMS)
         with map_io.running_maps("edge") as maps:
             assert maps is not None
+            fill_icmp_buckets(maps)  # no test pays for what another sent: the next box goes on with these maps
             yield EdgeBox("edge", ns, tun, wire, maps, client)
     tun.close()
     wire.close()
@@ -1033,6 +1048,7 @@ def worker_box(shared_pins: Path, make_netns: Callable[[], Netns]) -> Iterator[W
         with map_io.running_maps("worker") as maps:
             assert maps is not None
             forget(maps, "ew_flows")
+            fill_icmp_buckets(maps)
             yield WorkerBox("worker", ns, tun, wire, maps, container)
     tun.close()
     wire.close()

@@ -277,12 +277,17 @@ def test_an_uplink_that_was_renamed(edge: Edge) -> None:
     assert edge.ensure(interfaces={"uplink": "lan0", "wireguard": "wg0"}) == []
 
 
-def test_an_uplink_that_was_moved_to_another_namespace(edge: Edge, make_netns: Callable[[], Netns]) -> None:
+@pytest.mark.parametrize("has_its_number", [False, True])
+def test_an_uplink_that_was_moved_to_another_namespace(
+    edge: Edge, make_netns: Callable[[], Netns], has_its_number: bool
+) -> None:
+    """The link that holds the lost one's hook stays pinned, and may name the number of the one in its place."""
     edge.serve()
     elsewhere, client = make_netns(), make_netns()
+    number = netdev.ifindex_of("eth0") if has_its_number else None
     edge.ns.run("ip", "link", "set", "eth0", "netns", elsewhere.name)
     refused(edge, "no such interface: eth0")
-    make_edge_interfaces(edge.ns, client)
+    make_edge_interfaces(edge.ns, client, number)
     steps = edge.ensure()
     assert {step.name for step in steps} == {"edge_handoff on eth0", "edge_xdp on eth0"}
     contents.ensure("edge", EDGE_PARAMS)
