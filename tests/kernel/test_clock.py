@@ -72,7 +72,9 @@ def show_the_future(one: Box, two: Box) -> None:
     message = initiation(private, base64.b64decode(two.public_key), time.time() + HOUR)
     header = struct.pack("!4H", one.params["listen_port"], two.params["listen_port"], 8 + len(message), 0)
     with one.ns, socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_UDP) as wire:
-        wire.sendto(header + message, ("192.0.2.2", 0))
+        for _ in range(5):  # a first one that comes within 20 ms of the last real one is taken for a flood
+            wire.sendto(header + message, ("192.0.2.2", 0))
+            time.sleep(0.1)
 
 
 def latest(box: Box) -> int:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from ansible_collections.edgewire.fleet.plugins.module_utils.bpf import contents, layout, libbpf, map_io
+from ansible_collections.edgewire.fleet.plugins.module_utils.bpf import contents
 from ansible_collections.edgewire.fleet.tests.kernel.bpf_support import (
     BOX_MAC,
     CLIENT_MAC,
@@ -35,6 +35,7 @@ from ansible_collections.edgewire.fleet.tests.kernel.bpf_support import (
     datagram,
     events,
     extended,
+    fill_icmp_buckets,
     frame,
     header_length,
     hops_left,
@@ -162,21 +163,6 @@ def nothing_at_client(box: Box, net: Net, packet: bytes) -> None:
     assert at_client(box, ping(net, payload=b"marker")).endswith(b"marker")
 
 
-@pytest.fixture(autouse=True)
-def _full_buckets(request: pytest.FixtureRequest) -> None:
-    """No test pays for what another sent."""
-    for name in ("edge_box", "worker_box"):
-        if name in request.fixturenames:
-            fill_buckets(request.getfixturevalue(name), 0)
-
-
-def fill_buckets(box: Box, full_at: int) -> None:
-    """Say when the buckets of all CPUs and kinds are full again, in ns of the monotonic clock."""
-    for kind in range(2):
-        value = struct.pack("=Q", full_at) * libbpf.possible_cpus()
-        map_io.write(box.maps, [("ew_icmp_buckets", layout.U32.pack({"value": kind}), value)])
-
-
 # --- Pings -----------------------------------------------------------------------------------------------------------
 
 
@@ -212,7 +198,7 @@ def test_a_ping_from_no_single_host_is_not_answered(edge_box: Box, source: str) 
 
 
 def test_pings_are_limited(edge_box: Box, net: Net) -> None:
-    fill_buckets(edge_box, 1 << 62)
+    fill_icmp_buckets(edge_box.maps, 1 << 62)
     counted = Counted(edge_box)
     edge_box.wire.send(frame(ping(net)))
     edge_box.wire.send(frame(query(net)))
@@ -296,7 +282,7 @@ def test_a_packet_whose_time_is_up_is_answered_from_the_vip(edge_box: Box, net: 
 
 
 def test_errors_are_limited(edge_box: Box, net: Net) -> None:
-    fill_buckets(edge_box, 1 << 62)
+    fill_icmp_buckets(edge_box.maps, 1 << 62)
     counted = Counted(edge_box)
     edge_box.wire.send(frame(query(net, 1500)))
     edge_box.wire.send(frame(query(net, ttl=1)))
@@ -364,7 +350,7 @@ def test_requests_that_the_worker_drops_in_silence(worker_box: WorkerBox, net: N
     packets = not_answered_at_the_worker(net)
     for packet in packets:
         worker_box.tun.write(packet)
-    fill_buckets(worker_box, 1 << 62)
+    fill_icmp_buckets(worker_box.maps, 1 << 62)
     worker_box.tun.write(last_hop(net))
     assert counted.moved() == ({"ttl_expired": len(packets) + 1}, {"icmp_suppressed": 1})
     assert worker_box.tun.take() == b""

@@ -46,11 +46,13 @@ from ansible_collections.edgewire.fleet.tests.kernel.bpf_support import (
     WORKER2_RELAYS,
     WORKER_RELAYS,
     Box,
+    EdgeBox,
     Net,
     Programs,
     WorkerBox,
     datagram,
     extended,
+    fill_icmp_buckets,
     forget,
     fragment_header,
     frame,
@@ -359,13 +361,6 @@ def replies() -> list[bytes]:
     return found
 
 
-def fill_icmp_buckets(maps: map_io.Maps, full_at: int = 0) -> None:
-    """Let ICMP be generated, or, with buckets that are not full for centuries, not."""
-    for kind in range(2):
-        value = struct.pack("=Q", full_at) * libbpf.possible_cpus()
-        map_io.write(maps, [("ew_icmp_buckets", layout.U32.pack({"value": kind}), value)])
-
-
 def set_rates(maps: map_io.Maps, indices: dict[str, int]) -> None:
     """Empty the bucket of the service that is crowded, and those of loud sources, and fill all others."""
     empty = [("ew_buckets", layout.U32.pack({"value": indices["crowded"]}), CENTURIES)]
@@ -470,7 +465,7 @@ def one_station(frames: Iterator[bytes]) -> Iterator[bytes]:
 
 
 @pytest.mark.parametrize("may_send", [True, False])
-def test_the_uplink_does_what_the_model_says(edge_box: Box, may_send: bool) -> None:
+def test_the_uplink_does_what_the_model_says(edge_box: EdgeBox, may_send: bool) -> None:
     """edge_handoff needs the mark that edge_xdp leaves, and a test run of the kernel's has no room for one."""
     maps = edge_box.maps
     config = edge_state.read(maps).config

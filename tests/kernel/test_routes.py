@@ -99,7 +99,7 @@ def test_what_a_link_that_flaps_takes_along_is_seen_and_brought_back(inside: Net
     lost = [step.name for step in backend.preview(PLAN)]
     assert {"100.64.0.0/11 metric 0", "fd65::/64 metric 1024"} <= set(lost)
     assert [name for _, _, name in apply(PLAN)] == lost
-    wait_until(lambda: everything(inside) == made, "the kernel's own routes to be back, too")
+    wait_until(lambda: everything(inside) == made, "the kernel's own routes to be back, too", 60)
     assert apply(PLAN) == []
 
 
@@ -258,7 +258,7 @@ def test_nexthop_objects_are_shared_moved_and_taken_away(inside: Netns, tmp_path
     assert shared(inside) == made
 
     assert len(apply(SHARED, absent=True)) == 10
-    wait_until(lambda: everything(inside) == before, "the kernel's own routes to be back, too")
+    wait_until(lambda: everything(inside) == before, "the kernel's own routes to be back, too", 60)
     for name, content in backend.rendered(SHARED).items():
         if name.startswith("/etc/edgewire"):
             (tmp_path / "batch").write_text(content)
