@@ -223,8 +223,8 @@ def attach_xdp(role: str, ifindex: int, program_fd: int, mode: str, found: Attac
 def tidy_links(role: str, ifindex: int) -> None:
     """Keep the link that holds an interface's hook, under its name; every other one goes.
 
-    An older link may name the same number and program, if its interface is in another namespace now: where the newer one
-    could be made, the older did not hold this hook.
+    An older link may name the same number and program, if its interface is in another namespace now: where the newer
+    one could be made, the older did not hold this hook.
     """
     held = libbpf.xdp_query(ifindex).prog_id
     links = dict(reversed(pinned_links(role).items()))
