@@ -13,6 +13,7 @@ import os
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from ansible_collections.edgewire.fleet.plugins.module_utils.errors import EdgewireError
@@ -57,7 +58,7 @@ def start(interface: str, link_exists: Callable[[], bool]) -> None:
 
 
 def stop(interface: str, remove_link: Callable[[], None]) -> None:
-    """End the daemon by taking its device away, and clear its unit and socket."""
+    """End the daemon by taking its device away, and clear its unit, its socket, and the directory where it is empty."""
     if _systemd():
         for verb in ("stop", "reset-failed"):
             _run("systemctl", verb, "--quiet", unit_name(interface), check=False)
@@ -70,6 +71,8 @@ def stop(interface: str, remove_link: Callable[[], None]) -> None:
             )
         time.sleep(0.02)
     clear_dead_socket(interface)
+    with suppress(OSError):  # it has other daemons' sockets, or was never made
+        socket_path(interface).parent.rmdir()
 
 
 def clear_dead_socket(interface: str) -> None:
