@@ -136,6 +136,8 @@ def test_a_controller_that_dies(lab: Lab, task: str, surely_incomplete: tuple[st
     time.sleep(0.7)  # into the task: a module takes about a second to get there and do its work
     kill_all(run.pid)
     run.communicate()
+    for box in FLEET:  # a machine that dies takes its connections along; ssh's masters, which outlive Ansible, do not
+        lab.run(box, "pkill", "-f", "sshd: root@notty", check=False)
     module = "ps -eo comm=,args= | grep -qx 'python3  */usr/bin/python3'"  # not a guard, not a container's
     for box in FLEET:  # what had been started there ends by itself, and holds the lock until then
         until(lambda box=box: lab.run(box, "sh", "-c", module, check=False).returncode == 1, 60)  # type: ignore[misc]
