@@ -377,7 +377,7 @@ def test_teardown_leaves_nothing(lab: Lab, bare: dict[str, list[str]]) -> None:
         assert not left, (box, left)
         # The snapshot may be from after an earlier teardown; this finds what that had left, too.
         places = "/etc /run /var /root /tmp /usr/local /sys/fs/bpf"
-        named = f"find {places} -name '*edgewire*' -not -name 'edgewire-lab*' -not -path '*/.ansible/*'"
+        named = f"find {places} -name '*edgewire*' -not -name '*edgewire-lab*' -not -path '*/.ansible/*'"
         assert lab.run(box, "sh", "-c", named).stdout == ""
         # The kernel lets go of programs and maps a moment later.
         until(lambda box=box: alive(lab, box, objects[box]) == [])  # type: ignore[misc]
