@@ -17,6 +17,7 @@ description:
   - Another unit brings back what a link takes along that goes down and up, which are routes and IPv6 addresses. systemd starts
     it when it hears of a link that has come up; nothing runs meanwhile.
   - What cannot be restored fails the unit, which says what to do and tries again every 15 seconds. Nothing is served until then.
+    A unit that has failed is started again at once when this module runs.
   - Where the plan has C(metrics), leaves a timer as well that writes the box's counters for Prometheus every so many seconds, which
     M(edgewire.fleet.forwarder_metrics) does once. It runs as soon as it is there. Where the plan has none, a timer that was
     there is removed with the file that it wrote.

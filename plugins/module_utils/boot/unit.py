@@ -112,6 +112,8 @@ def _switch(root: Path, unit: str, link: Path, target: Path, wanted: bool, runs:
     before = "enabled" if enabled else "disabled"
     if runs and enabled and not _is_active(root, unit):
         before = "stopped"
+    elif enabled and not runs and failure(root):
+        before = "failed"
     after = "enabled" if wanted else "disabled"
     if before == after:
         return []
@@ -123,6 +125,15 @@ def _switch(root: Path, unit: str, link: Path, target: Path, wanted: bool, runs:
 def _is_active(root: Path, unit: str) -> bool:
     """Whether a unit runs; where systemd does not, it is taken to."""
     return not (root / _SYSTEMD).is_dir() or _systemctl("is-active", "--quiet", unit).returncode == 0
+
+
+def failure(root: Path = Path("/")) -> str | None:
+    """How the unit that restores the box failed when it last ran (systemd.exec(5), ``$SERVICE_RESULT``), else None."""
+    if not (root / _SYSTEMD).is_dir():
+        return None
+    done = _systemctl("show", "--property=Result", "--value", UNIT)
+    result = done.stdout.strip()
+    return result if done.returncode == 0 and result not in ("", "success") else None
 
 
 def _present(params: Mapping[str, Any]) -> timer.Wanted:
@@ -198,6 +209,9 @@ def perform(steps: list[Step], root: Path = Path("/")) -> None:
     for name in (timer.UNIT, links.UNIT):
         if name in (*started, *written):
             _must("restart", name)
+    if any(step.name == UNIT and step.before == {"state": "failed"} and step.after for step in units):
+        # It would try again by itself, but later. Not waited for: it takes its turn on the box after the caller's.
+        _must("restart", "--no-block", UNIT)
 
 
 def _systemctl(*arguments: str) -> subprocess.CompletedProcess[str]:

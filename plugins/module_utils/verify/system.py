@@ -9,12 +9,11 @@ checks, and find next hops by the host's routes as its own packets do, so neithe
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.edgewire.fleet.plugins.module_utils.boot.unit import UNIT
+from ansible_collections.edgewire.fleet.plugins.module_utils.boot import unit
 from ansible_collections.edgewire.fleet.plugins.module_utils.bpf import libbpf
 from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.netdev import ifindex_of
 from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.options import PORT_OPTIONS
@@ -75,11 +74,6 @@ def _filters(ifindex: int) -> set[tuple[int, str]]:
 
 def boot_failure(root: Path = Path("/")) -> Iterator[Drift]:
     """Whether the unit that restores the box failed when it last ran; it tries again and again until it does not."""
-    if not (root / "run/systemd/system").is_dir():  # sd_booted(3)
-        return
-    command = ["systemctl", "show", "--property=Result", "--value", UNIT]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    result = done.stdout.strip()
-    if done.returncode == 0 and result not in ("", "success"):
-        found = {"result": result, "why": f"journalctl -u {UNIT}"}
-        yield Drift("boot", "unit", UNIT, {"result": "success"}, found)
+    if result := unit.failure(root):
+        found = {"result": result, "why": f"journalctl -u {unit.UNIT}"}
+        yield Drift("boot", "unit", unit.UNIT, {"result": "success"}, found)

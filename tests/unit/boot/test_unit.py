@@ -89,9 +89,32 @@ def test_a_socket_that_nobody_listens_at_is_a_step(tmp_path: Path, monkeypatch: 
     apply(tmp_path, params())
     (tmp_path / "run/systemd/system").mkdir(parents=True)
     for status, expected in ((0, []), (3, [("change", links.UNIT, {"state": "stopped"}, {"state": "enabled"})])):
-        monkeypatch.setattr(unit, "_systemctl", lambda *_, status=status: subprocess.CompletedProcess([], status))
+        done = subprocess.CompletedProcess([], status, stdout="")
+        monkeypatch.setattr(unit, "_systemctl", lambda *_, done=done: done)
         steps = unit.plan(params(), tmp_path)
         assert [(step.verb, step.name, step.before, step.after) for step in steps] == expected
+
+
+def test_a_unit_that_failed_runs_again_once_what_it_needs_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    apply(tmp_path, params())
+    (tmp_path / "run/systemd/system").mkdir(parents=True)
+    (tmp_path / unit.PLAN).write_text("{")
+    asked: list[tuple[str, ...]] = []
+
+    def systemctl(*arguments: str) -> subprocess.CompletedProcess[str]:
+        asked.append(arguments)
+        return subprocess.CompletedProcess([], 0, stdout="exit-code\n" if arguments[0] == "show" else "")
+
+    monkeypatch.setattr(unit, "_systemctl", systemctl)
+    steps = unit.plan(params(), tmp_path)
+    assert [(step.name, step.before) for step in steps] == [
+        (f"/{unit.PLAN}", {"holds": "something else"}),
+        (unit.UNIT, {"state": "failed"}),
+    ]
+    unit.perform(steps, tmp_path)
+    assert asked[-1] == ("restart", "--no-block", unit.UNIT)
 
 
 def test_keys_are_for_root_alone_and_shown_nowhere(tmp_path: Path) -> None:
