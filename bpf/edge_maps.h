@@ -5,6 +5,7 @@
  * offsets differ. All addresses and ports are in network order, as in the packet.
  *
  *   services (VIP, port) or ranges (VIP, port prefix) -> slice of lut -> slot of backends -> endpoint id
+ *   direct (hash of VIP and port) -> the same as services, where only one service has that hash
  *   slot of backends -> slot of workers -> relay addresses, and whether the worker lives
  *   endpoints (endpoint id) -> slot of backends, for the way back
  *   vips (VIP) -> for packets without ports, such as fragments and ICMP
@@ -55,16 +56,41 @@ struct range6_key {
 	__u16 zero;
 };
 
+#define SERVICE_FIELDS                                                                                     \
+	__u32 lut_offset;                                                                                  \
+	__u32 lut_size; /* 0: no live backend */                                                           \
+	__u32 retired_index;                                                                               \
+	__u32 flags;                                                                                       \
+	__u32 filter; /* index of ew_filters, 0: everybody may send as much as they like */
+
 struct service {
-	__u32 lut_offset;
-	__u32 lut_size;  /* 0: no live backend */
-	__u32 retired_index;
-	__u32 flags;
-	__u32 filter;  /* index of ew_filters, 0: everybody may send as much as they like */
+	SERVICE_FIELDS
 };
 #define SERVICE_AFFINITY_CLIENT 1   /* all flows of a client go to one backend */
 #define SERVICE_DRAINING 2          /* right behind the table lies the one with the backends that drain, of its size */
 #define SERVICE_CARRIES_OVERSIZE 4  /* WireGuard fragments what it cannot carry whole */
+
+/*
+ * A place of the tables in front of ew_services and ew_services6, see direct.h. Its first 8 bytes, or 20, are compared as a
+ * whole with those of the packet: VIP, port and DIRECT_ONE.
+ */
+struct direct {
+	__be32 vip;
+	__be16 port;
+	__u16 state;
+	SERVICE_FIELDS
+};
+
+struct direct6 {
+	struct address vip;
+	__be16 port;
+	__u16 state;
+	SERVICE_FIELDS
+};
+#define DIRECT_ASK 0     /* several services, or nothing is known: the hash map tells */
+#define DIRECT_ONE 1     /* this service, and no other */
+#define DIRECT_NOBODY 2  /* no service */
+#define DIRECT_BITS 16   /* of a number of a place */
 
 struct backend {
 	__be32 endpoint_id;  /* 0: free slot */
@@ -139,6 +165,8 @@ struct moved_key {
 BPF_TABLE("array", __u32, struct edge_config, ew_config, 1);
 BPF_TABLE("hash", struct service_key, struct service, ew_services, MAX_SERVICES);
 BPF_TABLE("hash", struct service6_key, struct service, ew_services6, MAX_SERVICES);
+BPF_TABLE("array", __u32, struct direct, ew_direct, 1 << DIRECT_BITS);
+BPF_TABLE("array", __u32, struct direct6, ew_direct6, 1 << DIRECT_BITS);
 BPF_F_TABLE("lpm_trie", struct range_key, struct service, ew_ranges, MAX_RANGES, BPF_F_NO_PREALLOC);
 BPF_F_TABLE("lpm_trie", struct range6_key, struct service, ew_ranges6, MAX_RANGES, BPF_F_NO_PREALLOC);
 BPF_TABLE("array", __u32, __u32, ew_lut, MAX_LUT);

@@ -4,6 +4,7 @@
 #ifndef EDGEWIRE_SERVICES_H
 #define EDGEWIRE_SERVICES_H
 
+#include "direct.h"
 #include "drops.h"
 #include "edge_maps.h"
 #include "relay.h"
@@ -18,9 +19,14 @@ static __always_inline struct service_key service_key_of(__be32 vip, __be16 port
 
 static __always_inline struct service *find_service(const struct edge_config *config, __be32 vip, __be16 port)
 {
-	struct service_key key = service_key_of(vip, port);
-	struct service *service = ew_services.lookup(&key);
+	int ask = 0;
+	struct service *service = find_direct(vip, port, &ask);
 
+	if (ask) {
+		struct service_key key = service_key_of(vip, port);
+
+		service = ew_services.lookup(&key);
+	}
 	if (!service && config->flags & EDGE_HAS_RANGES) {
 		struct range_key range = {.prefix_bits = 32 + 16, .vip = vip, .port = port};
 
@@ -32,13 +38,16 @@ static __always_inline struct service *find_service(const struct edge_config *co
 static __always_inline struct service *find_service6(const struct edge_config *config, const struct address *vip,
 						     __be16 port)
 {
-	struct service6_key key = {.vip = *vip};
-	struct service *service;
+	int ask = 0;
+	struct service *service = find_direct6(vip, port, &ask);
 
-	/* Port and zero as one word, for the same reason. */
-	*(__be32 *)&key.port = bpf_htonl((__u32)bpf_ntohs(port) << 16);
-	service = ew_services6.lookup(&key);
+	if (ask) {
+		struct service6_key key = {.vip = *vip};
 
+		/* Port and zero as one word, for the same reason. */
+		*(__be32 *)&key.port = bpf_htonl((__u32)bpf_ntohs(port) << 16);
+		service = ew_services6.lookup(&key);
+	}
 	if (!service && config->flags & EDGE_HAS_RANGES) {
 		struct range6_key range = {.prefix_bits = 128 + 16, .vip = *vip, .port = port};
 

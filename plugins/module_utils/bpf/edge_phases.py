@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+from ansible_collections.edgewire.fleet.plugins.module_utils.bpf import direct
 from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.edge_state import SERVICE_MAPS
 from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.map_io import Change, Fold, Run, Write
 from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.space import Shortages
@@ -21,13 +22,16 @@ class Phases:
     allocate: list[Write] = field(default_factory=list)
     tables: list[Run] = field(default_factory=list)
     switch: list[Write] = field(default_factory=list)
+    settle: list[Write | Run] = field(default_factory=list)
     folds: list[Fold] = field(default_factory=list)
     retire: list[Write] = field(default_factory=list)
     shortages: Shortages = field(default_factory=Shortages)
 
     def writes(self) -> Iterator[Change]:
         """All writes, in the order in which they are safe."""
-        phases: tuple[Sequence[Write | Run], ...] = (self.allocate, self.tables, self.switch, self.retire)
+        phases: tuple[Sequence[Write | Run], ...] = (
+            *(self.allocate, self.tables, self.switch, self.settle, self.retire),
+        )
         for phase in phases:
             if phase is self.retire:  # no packet goes to these backends any more, and they can still be told by name
                 yield from self.folds
@@ -41,7 +45,7 @@ _ORDER = {
         (
             *("ew_stats", "ew_retired", "ew_workers", "ew_backends", "ew_endpoints", "ew_lut"),
             *("ew_sources", "ew_sources6", "ew_filtered", "ew_buckets", "ew_filters"),
-            *(*SERVICE_MAPS, "ew_vips", "ew_config"),
+            *(*SERVICE_MAPS, *direct.MAPS, "ew_vips", "ew_config"),
         )
     )
 }

@@ -53,8 +53,11 @@ def plan_services(
     slots: Mapping[int, int],
     filter_of: Mapping[str, int],
     result: Phases,
-) -> None:
-    """Steps for entries that are missing, wrong or not wanted; a table that changed goes to free space."""
+) -> dict[Claim, Mapping[str, int]]:
+    """Steps for entries that are missing, wrong or not wanted; a table that changed goes to free space.
+
+    Returns what the entries of each claim say in the end.
+    """
     workers = _WorkerNames(wanted, state)
     room = state.capacity["lut"]
     ranges = {(s["lut_offset"], span_of(s)) for s in state.entries.values()}
@@ -77,6 +80,7 @@ def plan_services(
         return words(name, state.table_of(found), found, state.draining_of(found))
 
     kept = set()
+    records: dict[Claim, Mapping[str, int]] = {}
     for service in wanted.services:
         kept.update(service.entries)
         fixed = {
@@ -91,6 +95,7 @@ def plan_services(
         sizes = {"lut_size": service.size, **fixed}
         record = {"lut_offset": found["lut_offset"], **sizes} if found and right else None
         if record and all(state.entries.get(entry) == record for entry in service.entries):
+            records[service.claim] = record
             continue
         draining = {backend.endpoint_id for backend in service.backends if service.is_draining and backend.drain_weight}
         after = words(service.name, service.table, fixed, draining)
@@ -105,12 +110,14 @@ def plan_services(
             if places:
                 result.tables.append(Run("ew_lut", offset, places.tobytes()))
             record = {"lut_offset": offset, **sizes}
+        records[service.claim] = record
         value = layout.SERVICE.pack(record)
         result.switch += [(e.map, e.pack(), value) for e in service.entries if state.entries.get(e) != record]
     for entry, found in state.entries.items():
         if entry not in kept:
             result.switch.append((entry.map, entry.pack(), None))
             result.steps.append(make_step("service", entry.text, found_words(None, found), None))
+    return records
 
 
 def _place_table(size: int, found: Mapping[str, int] | None, space: Space, room: int, shortages: Shortages) -> int:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
-from ansible_collections.edgewire.fleet.plugins.module_utils.bpf import layout
+from ansible_collections.edgewire.fleet.plugins.module_utils.bpf import direct, layout
 from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.filters import FilterState, FilterWanted, read_filters
 from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.map_io import Maps
 from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.ports import PORT_BITS, claim_text, prefixes_of
@@ -217,6 +217,7 @@ class EdgeState:
     lut: array.array[int]
     capacity: Mapping[str, int]
     filters: FilterState
+    direct: Mapping[str, bytes]  # by map, packed: they are compared, and tell nothing that the entries do not
 
     def relay_of(self, backend: Mapping[str, Any]) -> str:
         """The relay address of a backend's worker, of the VIP's family; empty where that worker is not there."""
@@ -289,6 +290,7 @@ EMPTY = EdgeState(
     array.array("I"),
     asdict(layout.Capacity()),
     FilterState({}, {}, asdict(layout.Capacity())),
+    direct.empty(layout.DIRECT_PLACES),
 )
 
 
@@ -335,4 +337,5 @@ def read(maps: Maps) -> EdgeState:
     lut = array.array("I", maps["ew_lut"].read(limit=used)[1] if used else b"")
     config = next(layout.EDGE_CONFIG.iter_unpack(maps["ew_config"].read()[1]))
     capacity = {name: maps[f"ew_{name}"].info.max_entries for name in CAPACITIES}
-    return EdgeState(config, entries, backends, workers, endpoints, vips, lut, capacity, read_filters(maps))
+    filters, places = read_filters(maps), direct.read(maps)
+    return EdgeState(config, entries, backends, workers, endpoints, vips, lut, capacity, filters, places)

@@ -16,6 +16,7 @@ from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.record import A
 from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.record import BE32 as BE32
 from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.record import U32 as U32
 from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.record import U64 as U64
+from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.record import Fields as Fields
 from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.record import Record as Record
 
 Role = Literal["edge", "worker"]
@@ -59,10 +60,18 @@ SERVICE_KEY = Record("service_key", (("vip", "ipv4"), ("port", "be16"), ("zero",
 SERVICE6_KEY = Record("service6_key", (("vip", "address"), ("port", "be16"), ("zero", "u16")))
 RANGE_KEY = Record("range_key", (("prefix_bits", "u32"), ("vip", "ipv4"), ("port", "be16"), ("zero", "u16")))
 RANGE6_KEY = Record("range6_key", (("prefix_bits", "u32"), ("vip", "address"), ("port", "be16"), ("zero", "u16")))
-SERVICE = Record(
-    "service",
-    (("lut_offset", "u32"), ("lut_size", "u32"), ("retired_index", "u32"), ("flags", "u32"), ("filter", "u32")),
+_SERVICE_FIELDS: Fields = (
+    ("lut_offset", "u32"),
+    ("lut_size", "u32"),
+    ("retired_index", "u32"),
+    ("flags", "u32"),
+    ("filter", "u32"),
 )
+SERVICE = Record("service", _SERVICE_FIELDS)
+DIRECT = Record("direct", (("vip", "ipv4"), ("port", "be16"), ("state", "u16"), *_SERVICE_FIELDS))
+DIRECT6 = Record("direct6", (("vip", "address"), ("port", "be16"), ("state", "u16"), *_SERVICE_FIELDS))
+DIRECT_ASK, DIRECT_ONE, DIRECT_NOBODY = 0, 1, 2
+DIRECT_PLACES = 65_536
 SERVICE_AFFINITY_CLIENT = 1
 SERVICE_DRAINING = 2
 SERVICE_CARRIES_OVERSIZE = 4
@@ -281,6 +290,8 @@ MAPS: dict[str, tuple[MapSpec, ...]] = {
         MapSpec("ew_config", "array", U32, EDGE_CONFIG, 1),
         MapSpec("ew_services", "hash", SERVICE_KEY, SERVICE, "services"),
         MapSpec("ew_services6", "hash", SERVICE6_KEY, SERVICE, "services"),
+        MapSpec("ew_direct", "array", U32, DIRECT, DIRECT_PLACES),
+        MapSpec("ew_direct6", "array", U32, DIRECT6, DIRECT_PLACES),
         MapSpec("ew_ranges", "lpm_trie", RANGE_KEY, SERVICE, "ranges"),
         MapSpec("ew_ranges6", "lpm_trie", RANGE6_KEY, SERVICE, "ranges"),
         MapSpec("ew_lut", "array", U32, U32, "lut"),
@@ -330,6 +341,10 @@ def assertions(role: str) -> str:
         lines.append(f'_Static_assert(DROP_{reason.upper()} == {number}, "drop reason {reason}");')
     for number, event in enumerate(EVENTS):
         lines.append(f'_Static_assert(EVENT_{event.upper()} == {number}, "event {event}");')
+    if role == "edge":
+        lines.append(f'_Static_assert(1 << DIRECT_BITS == {DIRECT_PLACES}, "places of ew_direct");')
+        for state, number in (("ASK", DIRECT_ASK), ("ONE", DIRECT_ONE), ("NOBODY", DIRECT_NOBODY)):
+            lines.append(f'_Static_assert(DIRECT_{state} == {number}, "state {state.lower()} of a place");')
     lines.append(f'_Static_assert(EVENTS == {len(EVENTS)}, "number of events");')
     for number, hook in enumerate(SAMPLE_HOOKS):
         lines.append(f'_Static_assert(SAMPLE_{hook.upper()} == {number}, "hook {hook}");')

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 FieldKind = Literal["ipv4", "ipv6", "address", "be16", "be32", "u16", "u32", "u64", "hash", "frame"]
+Fields = tuple[tuple[str, FieldKind], ...]
 
 # Format for `struct`, and the conversions between what the map holds and what people read.
 _FORMATS = {
@@ -80,7 +81,7 @@ class Record:
     """A C struct: its name and its fields in order, with no implicit padding."""
 
     name: str
-    fields: tuple[tuple[str, FieldKind], ...]
+    fields: Fields
 
     @functools.cached_property
     def codec(self) -> struct.Struct:

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from ansible_collections.edgewire.fleet.plugins.module_utils.bpf import layout
+from ansible_collections.edgewire.fleet.plugins.module_utils.bpf import direct, layout
 from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.map_io import Change, Fold, Run
 
 
@@ -20,7 +20,8 @@ def _plain(record: layout.Record, data: bytes) -> Any:
 def rendered(role: str, changes: Iterable[Change]) -> dict[str, list[dict[str, Any]]]:
     """Changes to empty maps by map: ``key`` and ``value`` of each entry, or ``index`` and ``values`` of a run of them.
 
-    Zeros in arrays are left out: a map starts as that.
+    Zeros in arrays are left out: a map starts as that. So are the tables in front of the services' hash maps, which say
+    nothing else.
     """
     specs = {spec.name: spec for spec in layout.MAPS[role]}
     told: dict[str, list[dict[str, Any]]] = {}
@@ -28,6 +29,8 @@ def rendered(role: str, changes: Iterable[Change]) -> dict[str, list[dict[str, A
         if isinstance(change, Fold):
             continue  # there is nothing yet that could have counted
         name, _, value = change
+        if name in direct.MAPS:
+            continue
         spec = specs[name]
         if isinstance(change, Run):
             values = [_plain(spec.value, one) for _, _, one in change.singles(spec.value.size) if one is not None]

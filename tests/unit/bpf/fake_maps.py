@@ -10,7 +10,7 @@ from dataclasses import asdict
 from types import SimpleNamespace
 from typing import cast
 
-from ansible_collections.edgewire.fleet.plugins.module_utils.bpf import layout
+from ansible_collections.edgewire.fleet.plugins.module_utils.bpf import direct, layout
 from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.libbpf import BpfError
 from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.map_io import (
     Change,
@@ -22,11 +22,17 @@ from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.map_io import (
 )
 
 
+# Few, so that services share them, and so that writing them all is no work.
+PLACES = 16
+
+
 class FakeMap:
     """One map; what the planners and ``map_io`` use of :class:`map_io.OpenMap`."""
 
     def __init__(self, spec: layout.MapSpec, capacity: layout.Capacity) -> None:
         limit = asdict(capacity)[spec.max_entries] if isinstance(spec.max_entries, str) else spec.max_entries
+        if spec.name in direct.MAPS:
+            limit = PLACES
         self.spec = spec
         self.info = SimpleNamespace(max_entries=limit)
         self.is_hash = spec.type.endswith("hash") or spec.type == "lpm_trie"

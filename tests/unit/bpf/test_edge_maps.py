@@ -277,6 +277,8 @@ GARBAGE = {
     "ew_backends": (layout.U32, layout.BACKEND),
     "ew_workers": (layout.U32, layout.WORKER),
     "ew_lut": (layout.U32, layout.U32),
+    "ew_direct": (layout.U32, layout.DIRECT),
+    "ew_direct6": (layout.U32, layout.DIRECT6),
     "ew_services": (layout.SERVICE_KEY, layout.SERVICE),
     "ew_services6": (layout.SERVICE6_KEY, layout.SERVICE),
     "ew_ranges": (layout.RANGE_KEY, layout.SERVICE),
@@ -371,7 +373,7 @@ def test_what_becomes_of_packets_that_do_not_fit_is_one_change() -> None:
     assert step.before is not None
     assert step.before["oversize"] == "refuse"
     assert step.after == {**step.before, "oversize": "fragment"}
-    assert [write[0] for write in writes] == ["ew_services"]
+    assert [write[0] for write in writes] == ["ew_direct", "ew_services", "ew_direct", "ew_direct"]
     maps.apply(writes)
     assert plan(wanted, maps) == ([], [])
 
@@ -556,7 +558,7 @@ def test_a_filters_step_names_what_differs() -> None:
 def test_a_filter_does_not_move_a_table() -> None:
     maps = maps_with(edge(service({7: 1})))
     touched = {write[0] for write in plan(filtered("198.51.100.0/24"), maps)[1]}
-    assert touched == {"ew_sources", "ew_filters", "ew_filtered", "ew_buckets", "ew_services"}
+    assert touched == {"ew_sources", "ew_filters", "ew_filtered", "ew_buckets", "ew_services", "ew_direct"}
 
 
 def test_a_new_filters_counters_and_bucket_start_at_zero() -> None:

@@ -1,0 +1,124 @@
+# SPDX-FileCopyrightText: 2026 The edgewire.fleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The tables in front of the services' hash maps: what their places say, and the writes that make them say it. Pure.
+
+They say nothing that the hash maps do not say. ``bpf/direct.h`` looks services up in them by the same hashes; whoever
+changes those gives the maps other names, so that no build takes over places that it would not find.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from ansible_collections.edgewire.fleet.plugins.module_utils.bpf import layout
+from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.map_io import Maps, Run, Write
+
+_FACTOR, _FACTOR2 = 0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F
+_WORD = (1 << 64) - 1
+_ONE = struct.pack("=H", layout.DIRECT_ONE)
+# The map in front of which each stands.
+_MAPS = {"ew_services": "ew_direct", "ew_services6": "ew_direct6"}
+MAPS = tuple(_MAPS.values())
+_RECORDS = {"ew_direct": layout.DIRECT, "ew_direct6": layout.DIRECT6}
+_NOBODY = {name: record.pack({"state": layout.DIRECT_NOBODY}) for name, record in _RECORDS.items()}
+_BLOCK = 256
+
+
+def place_of(key: bytes, places: int) -> int:
+    """The place of a key of ``ew_services`` or ``ew_services6`` among ``places``, a power of two."""
+    if len(key) == layout.SERVICE_KEY.size:
+        (word,) = struct.unpack("=Q", key[:-2] + _ONE)
+        product = word * _FACTOR
+    else:
+        upper, lower, tail = struct.unpack("=QQI", key[:-2] + _ONE)
+        product = (upper * _FACTOR + lower) * _FACTOR + tail * _FACTOR2
+    return (product & _WORD) >> (64 - (places.bit_length() - 1))
+
+
+@dataclass
+class Direct:
+    """What one of the tables shall say, built from the services' packed keys and entries."""
+
+    name: str
+    places: int
+    found: dict[int, bytes] = field(default_factory=dict)
+
+    def add(self, key: bytes, entry: bytes) -> None:
+        """A service's entry: alone at its place, or one of several, for which the hash map is asked."""
+        place = place_of(key, self.places)
+        self.found[place] = bytes(self.size) if place in self.found else key[:-2] + _ONE + entry
+
+    @property
+    def size(self) -> int:
+        """Bytes of a place."""
+        return _RECORDS[self.name].size
+
+    def packed(self) -> bytes:
+        """All places."""
+        content = bytearray(_NOBODY[self.name] * self.places)
+        for place, value in self.found.items():
+            content[place * self.size : (place + 1) * self.size] = value
+        return bytes(content)
+
+
+def read(maps: Maps) -> dict[str, bytes]:
+    """What the tables say, packed."""
+    return {name: maps[name].read()[1] for name in MAPS}
+
+
+def empty(places: int) -> dict[str, bytes]:
+    """Tables as the kernel makes them."""
+    return {name: bytes(record.size * places) for name, record in _RECORDS.items()}
+
+
+def plan(
+    entries: Mapping[str, Mapping[bytes, bytes]], state: Mapping[str, bytes]
+) -> tuple[list[Write], list[Write | Run]]:
+    """The writes before the services' entries are switched, and those after.
+
+    ``entries`` are the wanted ones of each hash map, packed. Before, every place that changes is set to ask the hash map;
+    after, it gets its service's entry while it still does, and only then the key that packets are compared with.
+    """
+    before: list[Write] = []
+    after: list[Write | Run] = []
+    for services, name in _MAPS.items():
+        size = _RECORDS[name].size
+        wanted = Direct(name, len(state[name]) // size)
+        for key, entry in entries.get(services, {}).items():
+            wanted.add(key, entry)
+        old, new = state[name], wanted.packed()
+        head = size - layout.SERVICE.size
+        changed = list(_changed(old, new, size))
+        for place in changed:
+            was, will = (side[place * size : (place + 1) * size] for side in (old, new))
+            if any(was[:head]):
+                before.append((name, layout.U32.pack({"value": place}), bytes(head) + was[head:]))
+            if place in wanted.found and was[head:] != will[head:]:
+                after.append((name, layout.U32.pack({"value": place}), bytes(head) + will[head:]))
+        after += [Run(name, start, new[start * size : end * size]) for start, end in _runs(changed)]
+    return before, after
+
+
+def _changed(old: bytes, new: bytes, size: int) -> Iterator[int]:
+    """The places that differ; most blocks of places do not, and are not taken apart."""
+    step = _BLOCK * size
+    for block in range(0, len(new), step):
+        if old[block : block + step] != new[block : block + step]:
+            for at in range(block, min(block + step, len(new)), size):
+                if old[at : at + size] != new[at : at + size]:
+                    yield at // size
+
+
+def _runs(places: Iterable[int]) -> Iterator[tuple[int, int]]:
+    """Neighbours together: the first place, and the one behind the last."""
+    start = end = -1
+    for place in places:
+        if place != end:
+            if start >= 0:
+                yield start, end
+            start = place
+        end = place + 1
+    if start >= 0:
+        yield start, end
