@@ -180,6 +180,8 @@ def roles_page(roles: Mapping[str, Any]) -> str:
         parts.append(f"## {name.removeprefix(f'{COLLECTION}.')}\n")
         for entry, spec in sorted(role["entry_points"].items(), key=lambda item: item[0] != "main"):
             short = name.removeprefix(f"{COLLECTION}.")
+            if not (ROOT / "roles" / short / "tasks" / f"{entry}.yml").exists():
+                continue  # only says what the inventory has, which has a page of its own
             tasks = "" if entry == "main" else f" (`tasks_from: {entry}`)"
             parts += [f"### {_escape(spec['short_description'])}{tasks} {{ #{short}-{entry} }}\n"]
             parts += [_prose(spec["description"], _ROLES) + "\n"]

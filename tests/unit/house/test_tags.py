@@ -29,10 +29,13 @@ WHOLE = {"drain.yml", "undrain.yml", "rotate_keys.yml", "rollback.yml", "lab_up.
 # Taken in by a task that bears the tags.
 TAKEN_IN = {"roles/mesh/tasks/packages.yml"}
 
+# A checkout may lie in a directory that is called lab, too.
 FILES = [
     path
     for path in [*sorted(ROOT.glob("roles/*/tasks/*.yml")), *sorted(ROOT.glob("playbooks/*.yml"))]
-    if path.name not in WHOLE and "lab" not in path.parts and str(path.relative_to(ROOT)) not in TAKEN_IN
+    if path.name not in WHOLE
+    and "lab" not in path.relative_to(ROOT).parts
+    and str(path.relative_to(ROOT)) not in TAKEN_IN
 ]
 TASKS = [task for path in FILES for task in tasks_in(path)]
 
