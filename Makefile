@@ -50,7 +50,7 @@ setup: .cache/packages.stamp .cache/venv.stamp $(COLLECTION) ## Install packages
 	touch $@
 
 # bcc is a distribution package, so the environment is made from the distribution's Python and sees its packages.
-.cache/venv.stamp: requirements-dev.txt .cache/packages.stamp
+.cache/venv.stamp: requirements-dev.txt | .cache/packages.stamp
 	@echo "installing Python packages into $(VENV)"
 	/usr/bin/python3 -m venv --system-site-packages $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-dev.txt
@@ -91,6 +91,10 @@ test: setup ## Unit tests, kernel tests in namespaces, and the end-to-end run in
 .PHONY: test-faults
 test-faults: setup ## The longer tests of roll-outs that go wrong, of hosts that drain, reboot and die under load
 	@$(BIN)/pytest -m faults tests/lab
+
+.PHONY: test-artefact
+test-artefact: setup ## The built artefact, installed like a user's, rolls out the lab (a part of make test)
+	@$(BIN)/pytest tests/lab/test_artefact.py
 
 .PHONY: test-ansible
 test-ansible: setup ## Unit tests and all playbooks with the oldest ansible-core that the collection allows
