@@ -971,6 +971,27 @@ def desired(role: str, build: successors.Build, *, present: bool = True, xdp_mod
     return Desired(role, {**ports, "wireguard": "wg0"}, build.identity, xdp_mode, present)
 
 
+class BareEdge:
+    """A namespace with an edge's interfaces and nothing of ours yet, and this thread inside it."""
+
+    def __init__(self, ns: Netns, tun: Tun, wire: Wire) -> None:
+        self.ns, self.tun, self.wire = ns, tun, wire
+        self.build = build_of("edge")
+
+    def counters(self) -> dict[str, int]:
+        """The running counters of packets and bytes."""
+        with map_io.running_maps("edge") as maps:
+            assert maps is not None
+            return stats(maps)
+
+    def relay_one(self) -> None:
+        """A client's packet of each family goes through: the programs work together."""
+        for net in (V4, V6):
+            self.wire.send(frame(datagram(net.client, net.dns_vip, 40_000, PORT)))
+            option = self.tun.read()[net.header :]
+            assert option[4:8] == net.dns_endpoint.to_bytes(4, "big")
+
+
 @dataclass
 class Box:
     """One box with a role's programs attached and its maps filled by the collection's own code."""

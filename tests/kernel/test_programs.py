@@ -30,20 +30,16 @@ from ansible_collections.edgewire.fleet.plugins.module_utils.errors import Edgew
 from ansible_collections.edgewire.fleet.plugins.module_utils.steps import Step
 from ansible_collections.edgewire.fleet.tests.kernel.bpf_support import (
     EDGE_PARAMS,
-    PORT,
     SMALL,
     V4,
     V6,
     WORKER_PARAMS,
-    Tun,
+    BareEdge,
     Wire,
     build_of,
-    datagram,
     desired,
-    frame,
     make_edge_interfaces,
     make_worker_interfaces,
-    stats,
     tunnel_of,
 )
 from ansible_collections.edgewire.fleet.tests.kernel.conftest import Netns, wait_until
@@ -55,12 +51,8 @@ LoadForeign = Callable[[str, str, str], tuple[int, Any]]
 EDGE_HOOKS = ["edge_egress on wg0", "edge_handoff on eth0", "edge_xdp on eth0"]
 
 
-class Host:
-    """A namespace with an edge's interfaces, this thread inside it, and the programs wanted there."""
-
-    def __init__(self, ns: Netns, tun: Tun, wire: Wire) -> None:
-        self.ns, self.tun, self.wire = ns, tun, wire
-        self.build = build_of("edge")
+class Host(BareEdge):
+    """An edge, and the programs wanted there."""
 
     def preview(self, **more: Any) -> list[Step]:
         return forwarder.preview(replace(desired("edge", self.build), **more))
@@ -86,19 +78,6 @@ class Host:
         with map_io.running_maps("edge") as maps:
             assert maps is not None
             return edge_state.read(maps)
-
-    def counters(self) -> dict[str, int]:
-        """The running counters."""
-        with map_io.running_maps("edge") as maps:
-            assert maps is not None
-            return stats(maps)
-
-    def relay_one(self) -> None:
-        """A client's packet of each family goes through: the programs work together."""
-        for net in (V4, V6):
-            self.wire.send(frame(datagram(net.client, net.dns_vip, 40_000, PORT)))
-            option = self.tun.read()[net.header :]
-            assert option[4:8] == net.dns_endpoint.to_bytes(4, "big")
 
     def remove_filter(self, interface: str) -> None:
         """Remove our filter behind the collection's back."""

@@ -30,6 +30,7 @@ from ansible_collections.edgewire.fleet.tests.kernel.bpf_support import (
     V4,
     V6,
     WORKER_RELAY,
+    BareEdge,
     Tun,
     Wire,
     build_of,
@@ -40,7 +41,6 @@ from ansible_collections.edgewire.fleet.tests.kernel.bpf_support import (
     make_edge_interfaces,
     payload_of,
     relay_packet,
-    stats,
     tunnel_of,
 )
 from ansible_collections.edgewire.fleet.tests.kernel.conftest import Netns
@@ -50,12 +50,12 @@ OLD = build_of("edge")
 NEW = replace(OLD, source=OLD.source + "/* newer */\n")
 
 
-class Edge:
-    """A namespace with an edge's interfaces; this thread is inside it."""
+class Edge(BareEdge):
+    """An edge that is upgraded, and the namespace of its one client."""
 
     def __init__(self, ns: Netns, client: Netns, tun: Tun, wire: Wire) -> None:
-        self.ns, self.client, self.tun, self.wire = ns, client, tun, wire
-        self.build = OLD
+        super().__init__(ns, tun, wire)
+        self.client, self.build = client, OLD
 
     def wanted(self, **more: Any) -> Desired:
         """The programs of the present build."""
@@ -89,12 +89,6 @@ class Edge:
             assert maps is not None
             return {name: found.info.id for name, found in maps.items()}
 
-    def counters(self) -> dict[str, int]:
-        """The running counters of packets."""
-        with map_io.running_maps("edge") as maps:
-            assert maps is not None
-            return stats(maps)
-
     def drops(self) -> dict[str, int]:
         """The running counters of drops, those that are not 0."""
         with map_io.running_maps("edge") as maps:
@@ -103,10 +97,7 @@ class Edge:
 
     def relay_one(self) -> None:
         """A client's packet of each family goes through, and its answer comes back."""
-        for net in (V4, V6):
-            self.wire.send(frame(datagram(net.client, net.dns_vip, 40_000, PORT)))
-            option = self.tun.read()[net.header :]
-            assert option[4:8] == net.dns_endpoint.to_bytes(4, "big")
+        super().relay_one()
         self.tun.write(reply(b"answer"))
         assert payload_of(self.wire.read()[14:]) == b"answer"
 
