@@ -9,6 +9,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 _SESSIONS = ("up", "stale", "never", "unknown")
+# Without these a pair of hosts cannot talk; the other two may be all right.
+_OVER = ("stale", "never")
+# A host that is off is everybody's lost peer.
+_PEERS_SHOWN = 3
 _HEAD = ("host", "layers", "drifts", *_SESSIONS, "probes", "where")
 
 
@@ -24,6 +28,10 @@ def _row(host: str, verdict: Mapping[str, Any] | None) -> Sequence[str]:
         for layer in layers
         if layer["state"] != "ok"
     ]
+    lost = [str(peer["name"]) for peer in verdict["peers"] if peer["session"] in _OVER]
+    if lost:
+        more = f" and {len(lost) - _PEERS_SHOWN} more" if len(lost) > _PEERS_SHOWN else ""
+        where.append(f"no session with {', '.join(lost[:_PEERS_SHOWN])}{more}")
     return (
         host,
         f"{sum(layer['state'] == 'ok' for layer in layers)}/{len(layers)}",
@@ -36,7 +44,7 @@ def _row(host: str, verdict: Mapping[str, Any] | None) -> Sequence[str]:
 
 def table(hosts: Iterable[str], verdicts: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Lines: a head, and for each host how many of its layers are as planned, its drifts, its sessions by state, how
-    many of the probes that were sent came out right, and which layers differ.
+    many of the probes that were sent came out right, which layers differ, and with whom it has no session.
     """
     rows = [_HEAD, *(_row(host, verdicts.get(host)) for host in hosts)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(_HEAD))]

@@ -39,10 +39,15 @@ def test_rows() -> None:
         "1",
         "1",
         "1/2",
-        "edge maps 2, probe unreadable",
+        "edge maps 2, probe unreadable, no session with 1, 2",
     ]
     assert told[2].endswith("no answer")
     assert told[3].split() == ["worker1", "1/1", "0", "2", "0", "0", "0", "-"]
+
+
+def test_a_host_that_has_lost_many_names_a_few() -> None:
+    (_, row) = table(["edge1"], {"edge1": verdict(sessions="never " * 5 + "up")})
+    assert row.endswith("no session with 0, 1, 2 and 2 more")
 
 
 def test_an_empty_fleet_has_a_head() -> None:
