@@ -9,17 +9,20 @@ Ansible, a test and the archive itself all put together the same bytes.
 
 from __future__ import annotations
 
-import ast
+import functools
 import importlib.util
 import io
+import re
 import zipfile
-from collections.abc import Iterator
 from types import ModuleType
 
 # Ansible hands a module what it imports, so what the archive is made of has to be among that.
 from ansible_collections.edgewire.fleet.plugins.module_utils.boot import restore
 
 ROOT = "ansible_collections.edgewire.fleet.plugins.module_utils"
+# One import statement, in functions too. A parser would take most of the time that there is to put an archive together;
+# a test holds the two against each other.
+_IMPORT = re.compile(rf"^[ \t]*from ({re.escape(ROOT)}[\w.]*) import (\([^)]*\)|[^\n(]+)", re.MULTILINE)
 _MAIN = "import sys\n\nfrom {} import main\n\nsys.exit(main())\n"
 # A ZIP archive cannot say "no time"; this is the earliest that it can.
 _NO_TIME = (1980, 1, 1, 0, 0, 0)
@@ -46,21 +49,20 @@ def _closure(entry: str) -> dict[str, str]:
     waiting = [entry]
     while waiting:
         name = waiting.pop()
-        if name in found:
+        source = None if name in found else _source(name)
+        if source is None:
             continue
-        source = _source(name)
-        if source is not None:
-            found[name] = source
-            waiting += _imports(source)
+        found[name] = source
+        for origin, names in imports_in(source):
+            # ``from a import b`` means the module a.b where a is a package, and something in the module a otherwise.
+            waiting += [origin] if _source(origin) is not None else [f"{origin}.{name}" for name in names]
     return found
 
 
+@functools.cache  # the archives of a box have most of their modules in common
 def _source(name: str) -> str | None:
-    """A module's source; None where the name is of no module but of something in one, or of a package."""
-    try:
-        spec = importlib.util.find_spec(name)
-    except ModuleNotFoundError:  # its parent is no package
-        return None
+    """A module's source; None where the name is of a package."""
+    spec = importlib.util.find_spec(name)
     if spec is None or spec.submodule_search_locations is not None:
         return None
     # Files, Ansible's archive of a module, and ours all have loaders that can.
@@ -68,9 +70,10 @@ def _source(name: str) -> str | None:
     return source
 
 
-def _imports(source: str) -> Iterator[str]:
-    """What a source imports of this collection, in functions too. ``from a import b`` may mean module a or a.b."""
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith(ROOT):
-            yield node.module
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+def imports_in(source: str) -> list[tuple[str, list[str]]]:
+    """What a source imports of this collection: from where, and which names."""
+    found = []
+    for origin, listed in _IMPORT.findall(source):
+        names = re.sub(r"#.*", "", listed).strip("()").split(",")
+        found.append((origin, [name.split()[0] for name in names if name.strip()]))
+    return found

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import io
 import subprocess
@@ -40,6 +41,16 @@ def test_it_holds_what_it_needs_and_nothing_of_ansible(packed: bytes) -> None:
     for module in ("bpf/compiler", "wireguard/userspace", "routes/rtnetlink", "turns"):
         assert f"ansible_collections/edgewire/fleet/plugins/module_utils/{module}.py" in names
     assert b"ansible.module_utils" not in text
+
+
+def test_imports_are_found_as_python_finds_them() -> None:
+    modules = sorted((COLLECTIONS / "ansible_collections/edgewire/fleet/plugins/module_utils").rglob("*.py"))
+    for source in [path.read_text() for path in modules]:
+        nodes = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.ImportFrom)]
+        theirs = [(n.module, [a.name for a in n.names]) for n in nodes if (n.module or "").startswith(bundle.ROOT)]
+        assert sorted(bundle.imports_in(source)) == sorted(theirs)
+        assert not [n for n in ast.walk(ast.parse(source)) if isinstance(n, ast.Import) and "edgewire" in ast.dump(n)]
+    assert len(modules) > 80
 
 
 def test_an_archive_of_modules_puts_together_the_same(packed: bytes, tmp_path: Path) -> None:
