@@ -5,8 +5,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 from ansible_collections.edgewire.fleet.plugins.module_utils.bpf import (
     edge_maps,
@@ -58,33 +59,59 @@ def _proof(role: str, params: Mapping[str, Any], maps: map_io.Maps) -> bytes:
     return proofs.of(role, wanted, surroundings, maps)
 
 
+_Wanted = edge_state.EdgeWanted | worker_maps.WorkerWanted
+
+
+class _Comparison(NamedTuple):
+    """What there is to do, and the desired contents, where these were needed to say that."""
+
+    steps: list[Step]
+    changes: Sequence[map_io.Change]
+    wanted: _Wanted | None
+
+
 def _plan(
-    role: str, params: Mapping[str, Any], maps: map_io.Maps | None, may_be_missing: bool
-) -> tuple[list[Step], Sequence[map_io.Change]]:
+    role: str,
+    params: Mapping[str, Any],
+    maps: map_io.Maps | None,
+    may_be_missing: bool,
+    wanted: _Wanted | None = None,
+) -> _Comparison:
     cpus = libbpf.possible_cpus() if maps else 1
-    params = _whole(role, params, maps)
-    if role == "edge":
-        edge = edge_wanted(params, may_be_missing=may_be_missing)
-        return edge_maps.plan(edge, edge_state.read(maps) if maps else edge_state.EMPTY, cpus, time.monotonic_ns())
-    worker = worker_wanted(params, may_be_missing=may_be_missing)
-    return worker_maps.plan(worker, worker_maps.read(maps) if maps else worker_maps.EMPTY, cpus)
+    if wanted is None:
+        make = edge_wanted if role == "edge" else worker_wanted
+        wanted = make(_whole(role, params, maps), may_be_missing=may_be_missing)
+    steps: list[Step]
+    changes: Sequence[map_io.Change]
+    if isinstance(wanted, edge_state.EdgeWanted):
+        edge = edge_state.read(maps) if maps else edge_state.EMPTY
+        steps, changes = edge_maps.plan(wanted, edge, cpus, time.monotonic_ns())
+    else:
+        steps, changes = worker_maps.plan(wanted, worker_maps.read(maps) if maps else worker_maps.EMPTY, cpus)
+    return _Comparison(steps, changes, wanted)
 
 
 def _compare(
-    role: str, params: Mapping[str, Any], maps: map_io.Maps, *, remember: bool, may_be_missing: bool = False
-) -> tuple[list[Step], Sequence[map_io.Change]]:
-    """:func:`_plan`, unless it is proven that there is nothing to do."""
+    role: str,
+    params: Mapping[str, Any],
+    maps: map_io.Maps,
+    *,
+    remember: bool,
+    may_be_missing: bool = False,
+    wanted: _Wanted | None = None,
+) -> _Comparison:
+    """:func:`_plan`, unless it is proven that there is nothing to do. ``wanted``: what ``params`` come to, if known."""
     maps = map_io.read_once(maps)
     # What else is there to be merged with goes by names, too, which are not in the maps.
     if params.get("state", "overridden") != "overridden" or params.get("keep_leaving"):
-        return _plan(role, params, maps, may_be_missing)
+        return _plan(role, params, maps, may_be_missing, wanted)
     proof = _proof(role, params, maps)
     if proofs.known(role, proof):
-        return [], []
-    steps, changes = _plan(role, params, maps, may_be_missing)
-    if remember and not steps:
+        return _Comparison([], [], wanted)
+    compared = _plan(role, params, maps, may_be_missing, wanted)
+    if remember and not compared.steps:
         proofs.remember(role, proof)
-    return steps, changes
+    return compared
 
 
 def render(role: str, params: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
@@ -115,30 +142,39 @@ def preview(
         that an earlier task would have brought: then everything is to be added.
     :param remember: that there is nothing to do may be written down, for the next look.
     """
+    if not may_be_missing:
+        with _running(role) as running:
+            return _compare(role, params, running, remember=remember).steps
     try:
         with map_io.running_maps(role) as maps:
-            if maps is None and not may_be_missing:
-                raise EdgewireError(f"the {role} programs do not run on this box; edgewire.fleet.site puts them there")
-            if maps is None:
-                return _plan(role, params, None, may_be_missing)[0]
-            return _compare(role, params, maps, remember=remember, may_be_missing=may_be_missing)[0]
-    except map_io.OtherLayoutError:
-        if not may_be_missing:
-            raise
-        return _plan(role, params, None, may_be_missing)[0]
-
-
-def edge_to_probe(params: Mapping[str, Any], *, proven: bool) -> edge_state.EdgeWanted:
-    """The edge's desired contents, to probe the running programs against.
-
-    :param proven: the maps were just found to be as desired, so the tables can be read from them.
-    """
-    wanted = edge_wanted(params)
-    if proven:
-        with map_io.running_maps("edge") as maps:
             if maps is not None:
-                edge_state.take_tables(wanted, edge_state.read(maps))
-    return wanted
+                return _compare(role, params, maps, remember=remember, may_be_missing=True).steps
+    except map_io.OtherLayoutError:
+        pass
+    return _plan(role, params, None, may_be_missing).steps
+
+
+@contextmanager
+def _running(role: str) -> Iterator[map_io.Maps]:
+    """The running programs' maps, for who only looks."""
+    with map_io.running_maps(role) as maps:
+        if maps is None:
+            raise EdgewireError(f"the {role} programs do not run on this box; edgewire.fleet.site puts them there")
+        yield maps
+
+
+def preview_to_probe(params: Mapping[str, Any]) -> tuple[list[Step], edge_state.EdgeWanted]:
+    """What :func:`ensure` would change on an edge, and the desired contents, to probe the running programs against.
+
+    Where the maps are as desired, the services' tables are those that were read from them, and none is built.
+    """
+    with _running("edge") as maps:
+        maps = map_io.read_once(maps)
+        wanted = edge_wanted(params)
+        steps = _compare("edge", params, maps, remember=False, wanted=wanted).steps
+        if not steps:
+            edge_state.take_tables(wanted, maps)
+        return steps, wanted
 
 
 def fill(role: str, params: Mapping[str, Any], maps: map_io.Maps) -> list[Step]:
@@ -146,17 +182,17 @@ def fill(role: str, params: Mapping[str, Any], maps: map_io.Maps) -> list[Step]:
 
     What was written is read back: what the kernel then says must need no further step.
     """
-    steps, writes = _compare(role, params, maps, remember=True)
-    if writes:
-        map_io.write(maps, writes)
-        left, _ = _compare(role, params, maps, remember=True)
-        if left:
-            names = ", ".join(f"{step.kind} {step.name}" for step in left)
+    compared = _compare(role, params, maps, remember=True)
+    if compared.changes:
+        map_io.write(maps, compared.changes)
+        left = _compare(role, params, maps, remember=True, wanted=compared.wanted)
+        if left.steps:
+            names = ", ".join(f"{step.kind} {step.name}" for step in left.steps)
             raise EdgewireError(
                 f"written, but read back different: {names}. Something else writes to these maps, or wrote just now:"
                 " run again"
             )
-    return steps
+    return compared.steps
 
 
 def ensure(role: str, params: Mapping[str, Any]) -> list[Step]:

@@ -38,7 +38,8 @@ class _WorkerNames:
 
 
 def _share_words(table: Sequence[int], workers: _WorkerNames) -> dict[str, Any]:
-    counts = Counter(table)
+    # Most services of a large fleet have one backend, and to count takes long where there is nothing to count.
+    counts = {table[0]: 1} if len(table) == 1 else Counter(table)
     return {
         "backends": {workers.label(eid): round(count / len(table), 4) for eid, count in sorted(counts.items())},
         "table": hashlib.sha256(array.array("I", table).tobytes()).hexdigest()[:12],
@@ -90,14 +91,16 @@ def plan_services(
         }
         found = found_of[service.claim]
         # Both tables, as slots: held against the kernel's, whole.
-        places = array.array("I", [slots[eid] for table in (service.table, service.drain_table) for eid in table])
+        places = array.array("I", [slots[eid] for eid in service.table])
+        if service.is_draining:
+            places.extend(slots[eid] for eid in service.drain_table)
         right = found is not None and state.places_of(found) == places
         sizes = {"lut_size": service.size, **fixed}
         record = {"lut_offset": found["lut_offset"], **sizes} if found and right else None
         if record and all(state.entries.get(entry) == record for entry in service.entries):
             records[service.claim] = record
             continue
-        draining = {backend.endpoint_id for backend in service.backends if service.is_draining and backend.drain_weight}
+        draining = {backend.endpoint_id for backend in service.backends if backend.drain_weight and service.is_draining}
         after = words(service.name, service.table, fixed, draining)
         before = found_words(service.name, found) if found else None
         if before == after:  # what differs has no name outside this box, or not all entries of a range are there

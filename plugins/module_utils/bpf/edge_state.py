@@ -116,20 +116,21 @@ class ServiceWanted:
         flags |= layout.SERVICE_CARRIES_OVERSIZE if self.carries_oversize else 0
         return flags | layout.SERVICE_DRAINING if self.is_draining else flags
 
-    @functools.cached_property
-    def _lasting(self) -> tuple[BackendWanted, ...]:
-        return tuple(backend for backend in self.backends if not backend.leaving)
-
     @property
+    def _lasting(self) -> list[BackendWanted]:
+        return [backend for backend in self.backends if not backend.leaving]
+
+    @functools.cached_property
     def is_draining(self) -> bool:
         """Whether flows are on their way from one of its backends to the others."""
         return bool(self.size) and any(backend.drain_weight for backend in self.backends)
 
-    @property
+    @functools.cached_property
     def size(self) -> int:
         """Slots of the table, without building it."""
+        lasting = self._lasting
         # By all backends, not by the live ones: draining one must not reshuffle the others' flows.
-        return table_size(len(self._lasting)) if any(backend.weight for backend in self._lasting) else 0
+        return table_size(len(lasting)) if any(backend.weight for backend in lasting) else 0
 
     @property
     def span(self) -> int:
@@ -253,26 +254,34 @@ class EdgeState:
 class _RunningTable(Sequence[int]):
     """A table in the kernel, as endpoint ids; each looked for when it is asked for."""
 
-    def __init__(self, state: EdgeState, places: array.array[int]) -> None:
-        self._backends, self._places = state.backends, places
+    def __init__(self, backends: bytes, places: array.array[int]) -> None:
+        self._backends, self._places = backends, places
 
     def __len__(self) -> int:
         return len(self._places)
 
     def __getitem__(self, place: Any) -> Any:
         if isinstance(place, slice):
-            return [self._backends[slot]["endpoint_id"] for slot in self._places[place]]
-        return self._backends[self._places[place]]["endpoint_id"]
+            return [self._endpoint(slot) for slot in self._places[place]]
+        return self._endpoint(self._places[place])
+
+    def _endpoint(self, slot: int) -> int:
+        start = slot * layout.BACKEND.size + _ENDPOINT_ID
+        return int.from_bytes(self._backends[start : start + 4], "big")
 
 
-def take_tables(wanted: EdgeWanted, state: EdgeState) -> None:
+_ENDPOINT_ID = layout.BACKEND.offset("endpoint_id")
+
+
+def take_tables(wanted: EdgeWanted, maps: Maps) -> None:
     """Have the services' tables read from maps that were found to be as wanted, instead of built once more."""
+    entries, lut, backends = dict(_read_entries(maps)), _read_lut(maps), maps["ew_backends"].read()[1]
     for service in wanted.services:
-        record = state.entries[service.entries[0]]
-        places = state.places_of(record)
+        start = entries[service.entries[0]]["lut_offset"]
+        places = lut[start : start + service.span]
         # What a cached_property keeps its value in.
-        vars(service)["table"] = _RunningTable(state, places[: service.size])
-        vars(service)["drain_table"] = _RunningTable(state, places[service.size :])
+        vars(service)["table"] = _RunningTable(backends, places[: service.size])
+        vars(service)["drain_table"] = _RunningTable(backends, places[service.size :])
 
 
 def span_of(service: Mapping[str, int]) -> int:
@@ -321,6 +330,11 @@ def lut_used(maps: Maps) -> int:
     return used
 
 
+def _read_lut(maps: Maps) -> array.array[int]:
+    used = lut_used(maps)
+    return array.array("I", maps["ew_lut"].read(limit=used)[1] if used else b"")
+
+
 def read(maps: Maps) -> EdgeState:
     """Decode the edge's maps; nothing is assumed of what is in them."""
     entries = dict(_read_entries(maps))
@@ -333,9 +347,7 @@ def read(maps: Maps) -> EdgeState:
     }
     keys, _ = maps["ew_vips"].read()
     vips = frozenset(key["value"] for key in layout.ADDRESS.iter_unpack(keys))
-    used = lut_used(maps)
-    lut = array.array("I", maps["ew_lut"].read(limit=used)[1] if used else b"")
     config = next(layout.EDGE_CONFIG.iter_unpack(maps["ew_config"].read()[1]))
     capacity = {name: maps[f"ew_{name}"].info.max_entries for name in CAPACITIES}
-    filters, places = read_filters(maps), direct.read(maps)
+    lut, filters, places = _read_lut(maps), read_filters(maps), direct.read(maps)
     return EdgeState(config, entries, backends, workers, endpoints, vips, lut, capacity, filters, places)

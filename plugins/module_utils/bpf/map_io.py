@@ -90,7 +90,10 @@ Maps = Mapping[str, OpenMap]
 
 def read_once(maps: Maps) -> Maps:
     """The maps as they are at the first look at each."""
-    return {name: ReadOnce(opened.fd, opened.info) for name, opened in maps.items()}
+    return {
+        name: opened if isinstance(opened, ReadOnce) else ReadOnce(opened.fd, opened.info)
+        for name, opened in maps.items()
+    }
 
 
 def find_attached(role: str) -> dict[str, tuple[str, Attached]]:

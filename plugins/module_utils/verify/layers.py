@@ -16,6 +16,7 @@ from typing import Any
 
 from ansible_collections.edgewire.fleet.plugins.module_utils.boot import unit
 from ansible_collections.edgewire.fleet.plugins.module_utils.bpf import contents, forwarder, libbpf, map_io, options
+from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.edge_state import EdgeWanted
 from ansible_collections.edgewire.fleet.plugins.module_utils.errors import EdgewireError
 from ansible_collections.edgewire.fleet.plugins.module_utils.mesh import routes_params, wireguard_params
 from ansible_collections.edgewire.fleet.plugins.module_utils.routes import backend as routes
@@ -39,7 +40,7 @@ class _Host:
         self.params = params
         self.plan: Mapping[str, Any] = params["plan"]
         self.peers: list[dict[str, Any]] = []
-        self.right_maps: set[str] = set()
+        self.probed_contents: EdgeWanted | None = None
         self.probed: dict[tuple[str, int], str] = {}
 
     def stored_plan(self) -> Iterator[Drift]:
@@ -88,9 +89,10 @@ class _Host:
 
     def maps(self, role: str) -> Iterator[Drift]:
         """What the maps say."""
-        steps = contents.preview(role, self.plan[role])
-        if not steps:
-            self.right_maps.add(role)
+        if role == "edge":
+            steps, self.probed_contents = contents.preview_to_probe(self.plan[role])
+        else:
+            steps = contents.preview(role, self.plan[role])
         yield from drifts_of(f"{role} maps", steps)
 
     def probes(self) -> Iterator[Drift]:
@@ -98,7 +100,7 @@ class _Host:
         found = map_io.find_attached("edge").get("edge_xdp")
         if found is None:
             raise EdgewireError("edge_xdp is not attached, so no probe can be sent through it")
-        wanted = contents.edge_to_probe(self.plan["edge"], proven="edge" in self.right_maps)
+        wanted = self.probed_contents or contents.edge_wanted(self.plan["edge"])
         with libbpf.closing(libbpf.prog_fd(found[1].program_id)) as fd:
             for result in probe.run_probes(fd, wanted):
                 service = result.service

@@ -8,6 +8,7 @@ counter of packets from clients goes up by one. What must come out is computed h
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 import socket
 import struct
@@ -118,11 +119,16 @@ def _place_of(service: ServiceWanted, client: str) -> int:
     return hashed * len(service.table) >> 32
 
 
+@functools.lru_cache(1024)  # most services' probe is from the same one
+def _unreal_client(version: int, number: int) -> str:
+    return str(CLIENTS[version][number])
+
+
 def _clients_of(service: ServiceWanted, wanted: EdgeWanted) -> Iterator[str]:
     """Clients that cannot exist and, where the service's list denies those, addresses that it allows."""
     held, version = wanted.filter_of(service), 6 if ":" in service.vip else 4
     for number in range(1, MOST_CLIENTS):
-        client = str(CLIENTS[version][number])
+        client = _unreal_client(version, number)
         if held is None or held.lets_in(client):
             yield client
     if held is not None:
@@ -138,11 +144,13 @@ def client_of(service: ServiceWanted, wanted: EdgeWanted) -> str:
     """
     first = ""
     for client in _clients_of(service, wanted):
+        if not service.is_draining:
+            return client
         place = _place_of(service, client)
-        if not service.is_draining or service.table[place] == service.drain_table[place]:
+        if service.table[place] == service.drain_table[place]:
             return client
         first = first or client
-    return first or str(CLIENTS[6 if ":" in service.vip else 4][1])
+    return first or _unreal_client(6 if ":" in service.vip else 4, 1)
 
 
 def backend_of(service: ServiceWanted, wanted: EdgeWanted, client: str) -> BackendWanted | None:
@@ -157,11 +165,12 @@ def backend_of(service: ServiceWanted, wanted: EdgeWanted, client: str) -> Backe
     return None
 
 
-def _udp(service: ServiceWanted, client: str) -> bytes:
+@functools.lru_cache(1)  # a probe holds the same before and behind the edge
+def _udp(vip: str, port: int, client: str) -> bytes:
     length = 8 + len(_PAYLOAD)
-    family = socket.AF_INET6 if ":" in service.vip else socket.AF_INET
-    addresses = socket.inet_pton(family, client) + socket.inet_pton(family, service.vip)
-    head = struct.pack("!HHH", CLIENT_PORT, service.port, length)
+    family = socket.AF_INET6 if ":" in vip else socket.AF_INET
+    addresses = socket.inet_pton(family, client) + socket.inet_pton(family, vip)
+    head = struct.pack("!HHH", CLIENT_PORT, port, length)
     # The pseudo-headers of both families add up to the same: addresses, protocol and length.
     pseudo = addresses + struct.pack("!HH", socket.IPPROTO_UDP, length)
     check = internet_checksum(pseudo + head + b"\0\0" + _PAYLOAD) or 0xFFFF
@@ -170,7 +179,7 @@ def _udp(service: ServiceWanted, client: str) -> bytes:
 
 def packet_to(service: ServiceWanted, client: str) -> bytes:
     """A client's packet to the service's first port, from the Ethernet header on."""
-    udp = _udp(service, client)
+    udp = _udp(service.vip, service.port, client)
     if ":" in service.vip:
         return _ETHERNET + b"\x86\xdd" + _ipv6(client, service.vip, TTL, b"", len(udp)) + udp
     return _ETHERNET + b"\x08\x00" + _ipv4(client, service.vip, TTL, b"", len(udp)) + udp
@@ -182,7 +191,7 @@ def relayed(service: ServiceWanted, wanted: EdgeWanted, client: str) -> bytes | 
     if backend is None or (held is not None and not held.lets_in(client)):
         return None
     endpoint_id, worker = backend.endpoint_id, wanted.workers[backend.worker]
-    udp = _udp(service, client)
+    udp = _udp(service.vip, service.port, client)
     if ":" in service.vip:
         client_bytes = socket.inet_pton(socket.AF_INET6, client)
         option = struct.pack("!BBBBI16s", socket.IPPROTO_UDP, 2, 0x5E, 20, endpoint_id, client_bytes)
