@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import errno
+import json
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import Any
@@ -25,6 +26,23 @@ DEBIAN_PACKAGES: Mapping[str, str] = {"bcc": "python3-bpfcc", "pyroute2": "pytho
 _DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
 
 Work = Callable[[Mapping[str, Any], bool], Mapping[str, Any]]
+
+
+def object_of(params: Mapping[str, Any], option: str) -> dict[str, Any]:
+    """What an option of the type ``json`` says, which must be an object.
+
+    A plan of 10,000 services is hundreds of thousands of values, and Ansible looks at each of a dict's several times:
+    on the way in, for defaults, and on the way out, where the arguments are part of the result. Text is one value.
+
+    :raises EdgewireError: it is no JSON, or something else than an object.
+    """
+    try:
+        content = json.loads(params[option])
+    except ValueError as error:
+        raise EdgewireError(f"{option} is no JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise EdgewireError(f"{option} must be a JSON object and is a {type(content).__name__}")
+    return content
 
 
 def run_module(
