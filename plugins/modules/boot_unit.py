@@ -25,23 +25,17 @@ description:
     key is.
 extends_documentation_fragment:
   - edgewire.fleet.programs
+  - edgewire.fleet.attributes
+  - edgewire.fleet.attributes.host
 requirements:
   - systemd
 attributes:
-  action_group:
-    support: full
-    membership: [edgewire.fleet.fleet]
-    description: C(module_defaults) of C(group/edgewire.fleet.fleet) hold for it.
   check_mode:
     support: full
     description: Says what would change.
   diff_mode:
     support: full
     description: One line for each file and the unit; contents are not shown.
-  platform:
-    support: full
-    description: Linux.
-    platforms: linux
 options:
   plan:
     description: The host's plan, as M(edgewire.fleet.fleet_plan) wrote it on the controller. Needed with O(state=present).

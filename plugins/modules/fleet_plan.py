@@ -58,11 +58,9 @@ options:
     description: Whether hosts are drained although nobody else serves what they serve.
     type: bool
     default: false
+extends_documentation_fragment:
+  - edgewire.fleet.attributes
 attributes:
-  action_group:
-    support: full
-    membership: [edgewire.fleet.fleet]
-    description: C(module_defaults) of C(group/edgewire.fleet.fleet) hold for it.
   check_mode:
     support: full
     description: >-

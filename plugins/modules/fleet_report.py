@@ -18,11 +18,9 @@ description:
   - The page needs no network and has no scripts. It fits a phone, prints, and follows the reader's choice of light or dark.
   - Runs on the controller, once for all hosts of the play. A host without a verdict is shown as not reached.
   - The playbook C(edgewire.fleet.verify) calls it, and has it write the page where V(edgewire_report) names a file.
+extends_documentation_fragment:
+  - edgewire.fleet.attributes
 attributes:
-  action_group:
-    support: full
-    membership: [edgewire.fleet.fleet]
-    description: C(module_defaults) of C(group/edgewire.fleet.fleet) hold for it.
   check_mode:
     support: full
     description: Writes nothing.

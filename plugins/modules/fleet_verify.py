@@ -17,23 +17,11 @@ description:
   - Changes nothing, except that each service's counter of packets from clients goes up by one for the probe.
 extends_documentation_fragment:
   - edgewire.fleet.programs
+  - edgewire.fleet.attributes
+  - edgewire.fleet.attributes.host
+  - edgewire.fleet.attributes.reads
 requirements:
   - python3-bpfcc (libbpf 1.x), python3-pyroute2
-attributes:
-  action_group:
-    support: full
-    membership: [edgewire.fleet.fleet]
-    description: C(module_defaults) of C(group/edgewire.fleet.fleet) hold for it.
-  check_mode:
-    support: full
-    description: Reads only.
-  diff_mode:
-    support: none
-    description: Changes nothing.
-  platform:
-    support: full
-    description: Linux.
-    platforms: linux
 options:
   plan:
     description:

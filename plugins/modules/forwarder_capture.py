@@ -19,21 +19,16 @@ description:
   - Ends when O(count) packets are in the file or after O(seconds). One capture at a time runs on a host.
 requirements:
   - python3-bpfcc (libbpf 1.x)
+extends_documentation_fragment:
+  - edgewire.fleet.attributes
+  - edgewire.fleet.attributes.host
 attributes:
-  action_group:
-    support: full
-    membership: [edgewire.fleet.fleet]
-    description: C(module_defaults) of C(group/edgewire.fleet.fleet) hold for it.
   check_mode:
     support: full
     description: Checks the options and tells which interfaces and reasons would be watched.
   diff_mode:
     support: none
     description: What it makes is a file of packets.
-  platform:
-    support: full
-    description: Linux.
-    platforms: linux
 options:
   dest:
     description: The file, replaced when the capture is complete, with mode 0600. Its directory must exist.

@@ -18,23 +18,17 @@ description:
   - The maps belong to this collection; a map is found through a program of this collection that is attached, never by its name.
 extends_documentation_fragment:
   - edgewire.fleet.map_contents
+  - edgewire.fleet.attributes
+  - edgewire.fleet.attributes.host
 requirements:
   - python3-bpfcc (libbpf 1.x)
 attributes:
-  action_group:
-    support: full
-    membership: [edgewire.fleet.fleet]
-    description: C(module_defaults) of C(group/edgewire.fleet.fleet) hold for it.
   check_mode:
     support: full
     description: Reads the running maps. Where the programs do not run yet, everything is shown as to be added.
   diff_mode:
     support: full
     description: One line for each service, backend, endpoint or edge that changes, in addresses, ports and names.
-  platform:
-    support: full
-    description: Linux.
-    platforms: linux
 seealso:
   - module: edgewire.fleet.forwarder_map_info
   - module: edgewire.fleet.forwarder_stats_info

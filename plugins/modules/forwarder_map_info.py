@@ -16,21 +16,10 @@ description:
     know has none.
 requirements:
   - python3-bpfcc (libbpf 1.x)
-attributes:
-  action_group:
-    support: full
-    membership: [edgewire.fleet.fleet]
-    description: C(module_defaults) of C(group/edgewire.fleet.fleet) hold for it.
-  check_mode:
-    support: full
-    description: Reads only.
-  diff_mode:
-    support: none
-    description: Changes nothing.
-  platform:
-    support: full
-    description: Linux.
-    platforms: linux
+extends_documentation_fragment:
+  - edgewire.fleet.attributes
+  - edgewire.fleet.attributes.host
+  - edgewire.fleet.attributes.reads
 options: {}
 seealso:
   - module: edgewire.fleet.forwarder_map

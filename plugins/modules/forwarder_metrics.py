@@ -17,21 +17,16 @@ description:
     M(edgewire.fleet.boot_unit).
 requirements:
   - python3-bpfcc (libbpf 1.x), python3-pyroute2
+extends_documentation_fragment:
+  - edgewire.fleet.attributes
+  - edgewire.fleet.attributes.host
 attributes:
-  action_group:
-    support: full
-    membership: [edgewire.fleet.fleet]
-    description: C(module_defaults) of C(group/edgewire.fleet.fleet) hold for it.
   check_mode:
     support: full
     description: Reads, and says whether the file would change.
   diff_mode:
     support: none
     description: Counters are shown by M(edgewire.fleet.forwarder_stats_info).
-  platform:
-    support: full
-    description: Linux.
-    platforms: linux
 options:
   path:
     description:

@@ -18,21 +18,16 @@ description:
     roll-out or reboot goes forward again; install the older version of the collection on the controller to stay.
 requirements:
   - libbpf 1.x (Debian package libbpf1), python3-pyroute2
+extends_documentation_fragment:
+  - edgewire.fleet.attributes
+  - edgewire.fleet.attributes.host
 attributes:
-  action_group:
-    support: full
-    membership: [edgewire.fleet.fleet]
-    description: C(module_defaults) of C(group/edgewire.fleet.fleet) hold for it.
   check_mode:
     support: full
     description: Says which programs would be put back.
   diff_mode:
     support: full
     description: One line for each hook that changes.
-  platform:
-    support: full
-    description: Linux.
-    platforms: linux
 options:
   role:
     description: Whose programs.

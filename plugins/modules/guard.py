@@ -27,21 +27,16 @@ options:
     description: The guard's id, as the module that armed it returned it.
     type: str
     required: true
+extends_documentation_fragment:
+  - edgewire.fleet.attributes
+  - edgewire.fleet.attributes.host
 attributes:
-  action_group:
-    support: full
-    membership: [edgewire.fleet.fleet]
-    description: C(module_defaults) of C(group/edgewire.fleet.fleet) hold for it.
   check_mode:
     support: none
     description: In check mode no guard is armed.
   diff_mode:
     support: none
     description: Changes nothing that lasts.
-  platform:
-    support: full
-    platforms: linux
-    description: Where it runs.
 seealso:
   - module: edgewire.fleet.wireguard
   - module: edgewire.fleet.routes

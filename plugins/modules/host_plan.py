@@ -33,21 +33,16 @@ options:
     description: Whether to give the plan to the host whatever plan that has.
     type: bool
     default: false
+extends_documentation_fragment:
+  - edgewire.fleet.attributes
+  - edgewire.fleet.attributes.host
 attributes:
-  action_group:
-    support: full
-    membership: [edgewire.fleet.fleet]
-    description: C(module_defaults) of C(group/edgewire.fleet.fleet) hold for it.
   check_mode:
     support: full
     description: Writes nothing; refuses what a run would refuse.
   diff_mode:
     support: full
     description: Shows the hashes.
-  platform:
-    support: full
-    platforms: linux
-    description: Where it runs.
 seealso:
   - module: edgewire.fleet.fleet_plan
   - plugin: edgewire.fleet.plan

@@ -33,21 +33,16 @@ options:
     description: Where the host keeps the plan it was last given.
     type: path
     default: /etc/edgewire/plan.json
+extends_documentation_fragment:
+  - edgewire.fleet.attributes
+  - edgewire.fleet.attributes.host
 attributes:
-  action_group:
-    support: full
-    membership: [edgewire.fleet.fleet]
-    description: C(module_defaults) of C(group/edgewire.fleet.fleet) hold for it.
   check_mode:
     support: full
     description: Makes no key and says that it would.
   diff_mode:
     support: full
     description: Shows modes and owners, never a key.
-  platform:
-    support: full
-    platforms: linux
-    description: Where it runs.
 requirements:
   - wg(8), Debian package C(wireguard-tools)
 seealso:

@@ -16,21 +16,16 @@ description:
     private key included. The next roll-out makes another key.
   - It is the last step of a teardown. Programs, routes, the WireGuard interface and the units that restore
     the host are removed before it, by the modules that made them.
+extends_documentation_fragment:
+  - edgewire.fleet.attributes
+  - edgewire.fleet.attributes.host
 attributes:
-  action_group:
-    support: full
-    membership: [edgewire.fleet.fleet]
-    description: C(module_defaults) of C(group/edgewire.fleet.fleet) hold for it.
   check_mode:
     support: full
     description: Removes nothing and says what it would.
   diff_mode:
     support: full
     description: Names the directories.
-  platform:
-    support: full
-    platforms: linux
-    description: Where it runs.
 seealso:
   - module: edgewire.fleet.host_prepare
   - module: edgewire.fleet.boot_unit

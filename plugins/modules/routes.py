@@ -21,11 +21,8 @@ description:
 extends_documentation_fragment:
   - edgewire.fleet.routes
   - edgewire.fleet.guarded
+  - edgewire.fleet.attributes
 attributes:
-  action_group:
-    support: full
-    membership: [edgewire.fleet.fleet]
-    description: C(module_defaults) of C(group/edgewire.fleet.fleet) hold for it.
   check_mode:
     support: full
     description:

@@ -21,21 +21,15 @@ description:
 extends_documentation_fragment:
   - edgewire.fleet.wireguard
   - edgewire.fleet.guarded
+  - edgewire.fleet.attributes
+  - edgewire.fleet.attributes.host
 attributes:
-  action_group:
-    support: full
-    membership: [edgewire.fleet.fleet]
-    description: C(module_defaults) of C(group/edgewire.fleet.fleet) hold for it.
   check_mode:
     support: full
     description: Changes nothing and says exactly what would change.
   diff_mode:
     support: full
     description: Shows the steps; keys are shown by their public half only.
-  platform:
-    support: full
-    platforms: linux
-    description: Where it runs.
 requirements:
   - pyroute2 (Debian package C(python3-pyroute2)), wg(8) (C(wireguard-tools))
   - wireguard-go (C(wireguard-go)) where the kernel has no WireGuard

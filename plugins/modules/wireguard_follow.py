@@ -34,21 +34,16 @@ options:
     description: How long to wait for it.
     type: int
     default: 600
+extends_documentation_fragment:
+  - edgewire.fleet.attributes
+  - edgewire.fleet.attributes.host
 attributes:
-  action_group:
-    support: full
-    membership: [edgewire.fleet.fleet]
-    description: C(module_defaults) of C(group/edgewire.fleet.fleet) hold for it.
   check_mode:
     support: full
     description: Changes nothing.
   diff_mode:
     support: full
     description: Shows both keys.
-  platform:
-    support: full
-    platforms: linux
-    description: Where it runs.
 requirements:
   - pyroute2 (Debian package C(python3-pyroute2))
 seealso:

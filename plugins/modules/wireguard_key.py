@@ -37,21 +37,16 @@ options:
       - A running WireGuard device. If there is no key file yet, it gets this device's private key
         instead of a new one, so that a device made by hand can be taken over with its key.
     type: str
+extends_documentation_fragment:
+  - edgewire.fleet.attributes
+  - edgewire.fleet.attributes.host
 attributes:
-  action_group:
-    support: full
-    membership: [edgewire.fleet.fleet]
-    description: C(module_defaults) of C(group/edgewire.fleet.fleet) hold for it.
   check_mode:
     support: full
     description: Changes nothing and says what would change.
   diff_mode:
     support: full
     description: Shows modes and owners, never a key.
-  platform:
-    support: full
-    platforms: linux
-    description: Where it runs.
 requirements:
   - wg(8), Debian package C(wireguard-tools)
 seealso:

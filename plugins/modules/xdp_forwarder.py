@@ -18,26 +18,20 @@ description:
 extends_documentation_fragment:
   - edgewire.fleet.programs
   - edgewire.fleet.programs.hooks
+  - edgewire.fleet.attributes
+  - edgewire.fleet.attributes.host
 requirements:
   - Linux 6.1 or newer
   - python3-bpfcc (bcc 0.26 or newer, libbpf 1.x), python3-pyroute2
   - kernel headers of the running kernel
   - a bpffs at C(/sys/fs/bpf)
 attributes:
-  action_group:
-    support: full
-    membership: [edgewire.fleet.fleet]
-    description: C(module_defaults) of C(group/edgewire.fleet.fleet) hold for it.
   check_mode:
     support: full
     description: Says what would be attached; compiles and loads nothing.
   diff_mode:
     support: full
     description: One line for each hook that changes.
-  platform:
-    support: full
-    description: Linux.
-    platforms: linux
 options:
   uplink:
     description: The interface on which clients' packets arrive.
