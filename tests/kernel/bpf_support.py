@@ -47,6 +47,8 @@ from ansible_collections.edgewire.fleet.plugins.module_utils.bpf import (
 from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.programs import HOOKS, Desired
 from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.relays import Relays
 from ansible_collections.edgewire.fleet.plugins.plugin_utils.bpf_sources import source_of
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
 from scapy.layers.inet import IP, UDP
 from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import Ether
@@ -62,6 +64,24 @@ TC_NEXT, TC_DROP, TC_STOLEN, TC_REDIRECT = 0xFFFFFFFF, 2, 4, 7
 
 CLIENT_MAC, BOX_MAC = "02:00:00:00:00:07", "02:00:00:00:00:01"
 CONTAINER_MAC, BRIDGE_MAC = "02:00:00:00:88:53", "02:00:00:00:88:01"
+
+
+# What any packet may have in its header and still come through: arguments of `given`.
+_ANY_HEADER = {"sport": st.integers(0, 65535), "tos": st.integers(0, 255), "ttl": st.integers(2, 255)}
+ANY_IPV4 = {
+    **_ANY_HEADER,
+    "source": st.integers(1, 2**32 - 2),
+    "ident": st.integers(0, 65535),
+    "option_words": st.integers(0, 7),
+    "payload": st.binary(max_size=1400),
+    "zero_checksum": st.booleans(),
+}
+ANY_IPV6 = {**_ANY_HEADER, "source": st.integers(1, 2**128 - 2), "label": st.integers(0, 2**20 - 1)}
+
+
+def examples(number: int) -> settings:
+    """So many examples of a property, all of them on the one box that the test's fixture has made."""
+    return settings(max_examples=number, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,8 @@ from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.edge_state impo
     entries_of,
 )
 from ansible_collections.edgewire.fleet.tests.kernel.bpf_support import (
+    ANY_IPV4,
+    ANY_IPV6,
     CLIENT_MAC,
     DESTINATION,
     ECHO_PORT,
@@ -43,6 +45,7 @@ from ansible_collections.edgewire.fleet.tests.kernel.bpf_support import (
     build_of,
     datagram,
     desired,
+    examples,
     extended,
     finish_header,
     fragment_header,
@@ -62,7 +65,7 @@ from ansible_collections.edgewire.fleet.tests.kernel.bpf_support import (
     unwrapped,
     wrapped,
 )
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scapy.layers.inet import ICMP, IP, TCP
 from scapy.layers.inet6 import ICMPv6EchoRequest, IPv6
@@ -203,17 +206,10 @@ def test_a_hit_becomes_the_relay_packet(edge: Programs, net: Net) -> None:
     assert seen.ihl == 8 if net.version == 4 else seen.nh == 60
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(200)
 @given(
-    source=st.integers(1, 2**32 - 2),
-    sport=st.integers(0, 65535),
-    tos=st.integers(0, 255),
-    ident=st.integers(0, 65535),
+    **ANY_IPV4,
     flags=st.sampled_from([0, 2, 4]),
-    ttl=st.integers(2, 255),
-    option_words=st.integers(0, 7),
-    payload=st.binary(max_size=1400),
-    zero_checksum=st.booleans(),
 )
 def test_any_header_of_a_hit_comes_through(
     edge: Programs,
@@ -246,13 +242,9 @@ extension_headers = st.lists(
 )
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(200)
 @given(
-    source=st.integers(1, 2**128 - 2),
-    sport=st.integers(0, 65535),
-    tos=st.integers(0, 255),
-    label=st.integers(0, 2**20 - 1),
-    ttl=st.integers(2, 255),
+    **ANY_IPV6,
     headers=extension_headers,
     payload=st.binary(max_size=1200),
 )

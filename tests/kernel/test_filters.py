@@ -35,11 +35,12 @@ from ansible_collections.edgewire.fleet.tests.kernel.bpf_support import (
     Programs,
     Watch,
     datagram,
+    examples,
     extended,
     fragment_header,
     frame,
 )
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scapy.layers.inet import ICMP, IP, TCP
 from scapy.layers.inet6 import ICMPv6DestUnreach, ICMPv6EchoRequest, ICMPv6ND_NS, IPv6
@@ -206,7 +207,7 @@ def said_by_ipaddress(held: dict[IPv4Network | IPv6Network, bool], client: str) 
     return held[max(having, key=lambda network: network.prefixlen)]
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(60)
 @given(
     held=st.dictionaries(networks(), st.booleans(), min_size=1, max_size=12),
     others=st.dictionaries(networks(), st.booleans(), max_size=4),

@@ -38,6 +38,7 @@ from ansible_collections.edgewire.fleet.tests.kernel.bpf_support import (
     cut,
     cut6,
     datagram,
+    examples,
     extended,
     finish_header,
     frame,
@@ -52,7 +53,7 @@ from ansible_collections.edgewire.fleet.tests.kernel.bpf_support import (
     unwrapped,
     wrapped,
 )
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 pytest_plugins = ["ansible_collections.edgewire.fleet.tests.kernel.bpf_support"]
@@ -268,7 +269,7 @@ def test_the_smallest_fragments(way: Way) -> None:
     expect_all(way, sent[::-1], expected)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(25)
 @given(sizes=st.lists(st.integers(1, 9000), min_size=1, max_size=4), mtu=st.integers(68, MTU), data=st.data())
 def test_any_order_comes_out_as_the_same_set(way: Way, sizes: list[int], mtu: int, data: st.DataObject) -> None:
     mtu = max(mtu, 600 if max(sizes) > 2000 else 128)  # no more than are held of one datagram

@@ -16,6 +16,8 @@ import pytest
 from ansible_collections.edgewire.fleet.plugins.module_utils.bpf import contents, forwarder, layout
 from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.worker_maps import EndpointWanted
 from ansible_collections.edgewire.fleet.tests.kernel.bpf_support import (
+    ANY_IPV4,
+    ANY_IPV6,
     BRIDGE_MAC,
     CONTAINER_MAC,
     DESTINATION,
@@ -42,6 +44,7 @@ from ansible_collections.edgewire.fleet.tests.kernel.bpf_support import (
     build_of,
     datagram,
     desired,
+    examples,
     extended,
     finish_header,
     fragment_header,
@@ -60,7 +63,7 @@ from ansible_collections.edgewire.fleet.tests.kernel.bpf_support import (
     unwrapped,
     wrapped,
 )
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scapy.layers.inet import ICMP, IP, TCP
 from scapy.layers.inet6 import ICMPv6EchoRequest, IPv6
@@ -178,17 +181,10 @@ def test_a_reply_of_a_known_flow_becomes_the_relay_packet(worker: Programs, net:
     )
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(200)
 @given(
-    source=st.integers(1, 2**32 - 2),
-    sport=st.integers(0, 65535),
-    tos=st.integers(0, 255),
-    ident=st.integers(0, 65535),
+    **ANY_IPV4,
     dont_fragment=st.booleans(),
-    ttl=st.integers(2, 255),
-    option_words=st.integers(0, 7),
-    payload=st.binary(max_size=1400),
-    zero_checksum=st.booleans(),
 )
 def test_any_reply_comes_through(
     worker: Programs,
@@ -216,13 +212,9 @@ headers_of_a_reply = st.lists(
 )
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(200)
 @given(
-    source=st.integers(1, 2**128 - 2),
-    sport=st.integers(0, 65535),
-    tos=st.integers(0, 255),
-    label=st.integers(0, 2**20 - 1),
-    ttl=st.integers(2, 255),
+    **ANY_IPV6,
     headers=headers_of_a_reply,
     payload=st.binary(max_size=1300),
 )
