@@ -39,8 +39,8 @@ static __always_inline int address_is_set(const struct address *address)
 
 static __always_inline int address_equal(const struct address *one, const struct address *other)
 {
-	return one->word[0] == other->word[0] && one->word[1] == other->word[1] &&
-	       one->word[2] == other->word[2] && one->word[3] == other->word[3];
+	return one->word[0] == other->word[0] && one->word[1] == other->word[1] && one->word[2] == other->word[2] &&
+	       one->word[3] == other->word[3];
 }
 
 #endif

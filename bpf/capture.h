@@ -10,10 +10,10 @@
 #include "kernel.h"
 
 struct capture {
-	__u64 until;    /* boot time in ns after which nothing is sampled, also if who asked for it is gone; 0: off */
-	__u64 reasons;  /* a bit for each drop reason */
-	__u64 left;     /* samples that may still be sent (signed: CPUs that take the last one together overdraw it) */
-	__u32 snaplen;  /* bytes of a packet, at most */
+	__u64 until; /* boot time in ns after which nothing is sampled, also if who asked for it is gone; 0: off */
+	__u64 reasons; /* a bit for each drop reason */
+	__u64 left; /* samples that may still be sent (signed: CPUs that take the last one together overdraw it) */
+	__u32 snaplen; /* bytes of a packet, at most */
 	__u32 zero;
 };
 BPF_TABLE("array", __u32, struct capture, ew_capture, 1);
@@ -25,11 +25,11 @@ enum sample_hook {
 
 /* What comes before a packet's first bytes in a sample. */
 struct sample {
-	__u64 when;      /* boot time, ns */
+	__u64 when; /* boot time, ns */
 	__u32 reason;
 	__u32 ifindex;
-	__u32 length;    /* of the packet */
-	__u32 captured;  /* bytes of it that follow */
+	__u32 length; /* of the packet */
+	__u32 captured; /* bytes of it that follow */
 	__u32 hook;
 	__u32 zero;
 };

@@ -47,8 +47,8 @@ BPF_TABLE("percpu_array", __u32, __u64, ew_drops, DROP_REASONS);
  * ids, to which it is added when it is loaded.
  */
 struct identity {
-	__u8 build[32];   /* sources, flags and schema */
-	__u8 schema[32];  /* map layouts alone: where equal, contents can be carried over */
+	__u8 build[32]; /* sources, flags and schema */
+	__u8 schema[32]; /* map layouts alone: where equal, contents can be carried over */
 };
 BPF_TABLE("array", __u32, struct identity, ew_identity, 1);
 

@@ -16,8 +16,8 @@ static __always_inline struct backend *backend_of_endpoint(__be32 endpoint_id)
 }
 
 /* Send a datagram's first fragment, which edge_xdp made a relay packet, and then those that wait for it. */
-static __always_inline int send_first(struct __sk_buff *skb, const struct edge_config *config,
-				      struct datagram_key *key, struct datagram *datagram, __u32 option_bytes)
+static __always_inline int send_first(struct __sk_buff *skb, const struct edge_config *config, struct datagram_key *key,
+				      struct datagram *datagram, __u32 option_bytes)
 {
 	datagram->way = DATAGRAM_RELAYED;
 	datagram->first_seen = seconds_since_boot();
@@ -131,8 +131,8 @@ static __always_inline int follow_fragment6(struct __sk_buff *skb, const struct 
 	key = datagram_of_v6(&client, &vip, &place);
 	if (place.fragment & bpf_htons(IP6_FRAGMENT_OFFSET_MASK)) {
 		datagram = datagram_to_follow(skb, &key, &verdict);
-		return datagram ? relay_later6(skb, &ip, datagram, &config->relay6, &client,
-					       config->wireguard_ifindex, TO_CONTAINER) :
+		return datagram ? relay_later6(skb, &ip, datagram, &config->relay6, &client, config->wireguard_ifindex,
+					       TO_CONTAINER) :
 				  verdict;
 	}
 	if (no_udp || bpf_ntohs(ip.payload_len) < place.offset + sizeof(struct udphdr))

@@ -22,12 +22,12 @@ struct edge_config {
 	struct address relay;
 	struct address relay6;
 	__u32 wireguard_ifindex;
-	__u32 uplink_ifindex;  /* by which packets leave to clients: the uplink, or a VLAN interface on it */
+	__u32 uplink_ifindex; /* by which packets leave to clients: the uplink, or a VLAN interface on it */
 	__u32 flags;
-	__u32 wireguard_mtu;  /* bytes of an IP packet that WireGuard carries whole */
+	__u32 wireguard_mtu; /* bytes of an IP packet that WireGuard carries whole */
 };
-#define EDGE_HAS_RANGES 1  /* some service has a range of ports: look there where no single port is found */
-#define EDGE_DROPS_UNSERVED 2  /* what is for a VIP and for no service */
+#define EDGE_HAS_RANGES 1 /* some service has a range of ports: look there where no single port is found */
+#define EDGE_DROPS_UNSERVED 2 /* what is for a VIP and for no service */
 
 struct service_key {
 	__be32 vip;
@@ -56,19 +56,19 @@ struct range6_key {
 	__u16 zero;
 };
 
-#define SERVICE_FIELDS                                                                                     \
-	__u32 lut_offset;                                                                                  \
-	__u32 lut_size; /* 0: no live backend */                                                           \
-	__u32 retired_index;                                                                               \
-	__u32 flags;                                                                                       \
+#define SERVICE_FIELDS                           \
+	__u32 lut_offset;                        \
+	__u32 lut_size; /* 0: no live backend */ \
+	__u32 retired_index;                     \
+	__u32 flags;                             \
 	__u32 filter; /* index of ew_filters, 0: everybody may send as much as they like */
 
 struct service {
 	SERVICE_FIELDS
 };
-#define SERVICE_AFFINITY_CLIENT 1   /* all flows of a client go to one backend */
-#define SERVICE_DRAINING 2          /* right behind the table lies the one with the backends that drain, of its size */
-#define SERVICE_CARRIES_OVERSIZE 4  /* WireGuard fragments what it cannot carry whole */
+#define SERVICE_AFFINITY_CLIENT 1 /* all flows of a client go to one backend */
+#define SERVICE_DRAINING 2 /* right behind the table lies the one with the backends that drain, of its size */
+#define SERVICE_CARRIES_OVERSIZE 4 /* WireGuard fragments what it cannot carry whole */
 
 /*
  * A place of the tables in front of ew_services and ew_services6, see direct.h. Its first 8 bytes, or 20, are compared as a
@@ -87,20 +87,20 @@ struct direct6 {
 	__u16 state;
 	SERVICE_FIELDS
 };
-#define DIRECT_ASK 0     /* several services, or nothing is known: the hash map tells */
-#define DIRECT_ONE 1     /* this service, and no other */
-#define DIRECT_NOBODY 2  /* no service */
-#define DIRECT_BITS 16   /* of a number of a place */
+#define DIRECT_ASK 0 /* several services, or nothing is known: the hash map tells */
+#define DIRECT_ONE 1 /* this service, and no other */
+#define DIRECT_NOBODY 2 /* no service */
+#define DIRECT_BITS 16 /* of a number of a place */
 
 struct backend {
-	__be32 endpoint_id;  /* 0: free slot */
-	__u32 stats_index;   /* the slot's own number: who has the record can count */
-	__u32 worker;        /* slot of workers */
+	__be32 endpoint_id; /* 0: free slot */
+	__u32 stats_index; /* the slot's own number: who has the record can count */
+	__u32 worker; /* slot of workers */
 	__be16 port;
 	__be16 last_port;
 	struct address vip;
-	__u64 asked_until;  /* ns of CLOCK_MONOTONIC; while its service drains: until when flows stay here */
-	__u32 weight;       /* by which the tables were built; no program looks at it, nor at the next one */
+	__u64 asked_until; /* ns of CLOCK_MONOTONIC; while its service drains: until when flows stay here */
+	__u32 weight; /* by which the tables were built; no program looks at it, nor at the next one */
 	__u32 drain_weight;
 };
 
@@ -110,20 +110,20 @@ struct worker {
 	struct address relay6;
 	__u32 state;
 };
-#define WORKER_NONE 0  /* free slot */
+#define WORKER_NONE 0 /* free slot */
 #define WORKER_LIVE 1
 #define WORKER_DEAD 2
 
 /* Who may send to a service, and how much. Times in nanoseconds; see filters.h. */
 struct filter {
-	__u64 interval;   /* between two packets at the service's limit, 0: no limit */
-	__u64 tolerance;  /* how far packets may run ahead of it: the burst */
+	__u64 interval; /* between two packets at the service's limit, 0: no limit */
+	__u64 tolerance; /* how far packets may run ahead of it: the burst */
 	__u64 source_interval;
 	__u64 source_tolerance;
-	__be32 sources;   /* id of a list in ew_sources and ew_sources6, 0: no list */
+	__be32 sources; /* id of a list in ew_sources and ew_sources6, 0: no list */
 	__u32 flags;
 };
-#define FILTER_ADMITS 1  /* sources that are not in the list */
+#define FILTER_ADMITS 1 /* sources that are not in the list */
 
 /* What a filter refused. */
 struct filtered {

@@ -17,24 +17,23 @@
 
 struct extension_header {
 	__u8 next_header;
-	__u8 length;  /* in 8-byte units, the first not counted; a fragment header has 0 here */
+	__u8 length; /* in 8-byte units, the first not counted; a fragment header has 0 here */
 	__be16 fragment;
-	__be32 id;  /* of a fragment header; every other has at least as many bytes */
+	__be32 id; /* of a fragment header; every other has at least as many bytes */
 };
 
 struct udp_place {
-	__u32 offset;      /* of the UDP header, from the IPv6 header's end */
-	__be32 id;         /* the fragment header's identification, 0 without one */
-	__be16 fragment;   /* its offset and flags, 0 without one */
-	__u8 next_header;  /* what comes at the offset; in a later fragment, what came in the first one */
+	__u32 offset; /* of the UDP header, from the IPv6 header's end */
+	__be32 id; /* the fragment header's identification, 0 without one */
+	__be16 fragment; /* its offset and flags, 0 without one */
+	__u8 next_header; /* what comes at the offset; in a later fragment, what came in the first one */
 };
 
 /*
  * Take one step of the walk. 1: UDP is at place->offset; 0: `*next` is the next header to look at, there; -1: no UDP
  * here. `extension` is what lies at place->offset.
  */
-static __always_inline int extension_step(__u8 *next, const struct extension_header *extension,
-					  struct udp_place *place)
+static __always_inline int extension_step(__u8 *next, const struct extension_header *extension, struct udp_place *place)
 {
 	switch (*next) {
 	case IPPROTO_FRAGMENT:

@@ -26,8 +26,8 @@ static __always_inline void remember_flow(struct flow_key *key, struct flow *flo
 
 	/* A lookup is far cheaper than an insert, and nearly every packet belongs to a flow that is known already. */
 	if (known && known->endpoint_id == flow->endpoint_id && known->port == flow->port &&
-	    known->flags == flow->flags &&
-	    address_equal(&known->edge_relay, &flow->edge_relay) && address_equal(&known->vip, &flow->vip)) {
+	    known->flags == flow->flags && address_equal(&known->edge_relay, &flow->edge_relay) &&
+	    address_equal(&known->vip, &flow->vip)) {
 		touch_flow(known);
 		return;
 	}

@@ -32,20 +32,20 @@
 struct datagram_key {
 	struct address source;
 	struct address destination;
-	__be32 id;       /* in IPv4 the 16 bits as they are in the packet, and zeros */
-	__u32 protocol;  /* 0 in IPv6, where it does not tell datagrams apart */
+	__be32 id; /* in IPv4 the 16 bits as they are in the packet, and zeros */
+	__u32 protocol; /* 0 in IPv6, where it does not tell datagrams apart */
 };
 
 struct datagram {
-	struct address address;  /* by the relay: the other end's; directly: the VIP, which becomes the source */
+	struct address address; /* by the relay: the other end's; directly: the VIP, which becomes the source */
 	__be32 endpoint_id;
 	__u32 stats_index;
-	__u32 first_seen;        /* seconds since boot */
+	__u32 first_seen; /* seconds since boot */
 	__u32 way;
 };
-#define DATAGRAM_TO_HOST 0  /* it is none of a service */
+#define DATAGRAM_TO_HOST 0 /* it is none of a service */
 #define DATAGRAM_RELAYED 1
-#define DATAGRAM_DIRECT 2   /* a reply that leaves through the worker's own uplink */
+#define DATAGRAM_DIRECT 2 /* a reply that leaves through the worker's own uplink */
 
 struct held_key {
 	struct datagram_key datagram;
@@ -54,8 +54,8 @@ struct held_key {
 
 struct held {
 	__u32 length;
-	__u32 held_since;   /* seconds since boot */
-	__u32 last_number;  /* of the datagram's held fragments; only number 0 says it */
+	__u32 held_since; /* seconds since boot */
+	__u32 last_number; /* of the datagram's held fragments; only number 0 says it */
 	__u32 zero;
 	__u8 frame[HELD_FRAME_BYTES];
 };
@@ -93,9 +93,8 @@ static __always_inline struct datagram_key datagram_of_v4(const struct iphdr *ip
 	return key;
 }
 
-static __always_inline struct datagram_key datagram_of_v6(const struct address *source,
-							  const struct address *destination,
-							  const struct udp_place *place)
+static __always_inline struct datagram_key
+datagram_of_v6(const struct address *source, const struct address *destination, const struct udp_place *place)
 {
 	struct datagram_key key = {.source = *source, .destination = *destination, .id = place->id};
 

@@ -12,12 +12,12 @@
 #include "kernel.h"
 
 enum handoff {
-	HANDOFF_RELAY = 0x65646765,  /* a relay packet, ready for WireGuard */
-	HANDOFF_RELAY_FRAGMENT,      /* the same, of a datagram that more fragments belong to */
-	HANDOFF_FRAGMENT,            /* a fragment as it came, for a VIP */
-	HANDOFF_TOO_BIG,             /* a packet as it came, to be refused: WireGuard cannot carry it whole */
-	HANDOFF_TIME_EXCEEDED,       /* a packet as it came, to be refused: its time to live is used up */
-	HANDOFF_ICMP,                /* ICMP as it came, for a VIP */
+	HANDOFF_RELAY = 0x65646765, /* a relay packet, ready for WireGuard */
+	HANDOFF_RELAY_FRAGMENT, /* the same, of a datagram that more fragments belong to */
+	HANDOFF_FRAGMENT, /* a fragment as it came, for a VIP */
+	HANDOFF_TOO_BIG, /* a packet as it came, to be refused: WireGuard cannot carry it whole */
+	HANDOFF_TIME_EXCEEDED, /* a packet as it came, to be refused: its time to live is used up */
+	HANDOFF_ICMP, /* ICMP as it came, for a VIP */
 };
 
 /* Put the mark in front of the packet. 0, or negative where the driver has no room for it. */

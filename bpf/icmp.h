@@ -35,7 +35,7 @@ struct icmp_header {
 	__u8 type;
 	__u8 code;
 	__u16 check;
-	__be32 rest;  /* by type: unused, pointer, MTU, or id and sequence number */
+	__be32 rest; /* by type: unused, pointer, MTU, or id and sequence number */
 };
 
 /* An error about a UDP packet; behind it may lie more of the packet, and extensions (RFC 4884). */
@@ -60,7 +60,7 @@ enum icmp_kind {
 	ICMP_ECHOES,
 	ICMP_KINDS,
 };
-#define ICMP_INTERVAL 1000000ULL          /* nanoseconds: 1,000 a second */
+#define ICMP_INTERVAL 1000000ULL /* nanoseconds: 1,000 a second */
 #define ICMP_TOLERANCE (64 * ICMP_INTERVAL)
 BPF_TABLE("percpu_array", __u32, __u64, ew_icmp_buckets, ICMP_KINDS);
 
@@ -116,7 +116,7 @@ static __always_inline int icmp_may_answer(const struct __sk_buff *skb, __be32 s
 
 static __always_inline int icmp6_may_answer(const struct __sk_buff *skb, const struct address *source)
 {
-	int low = !source->word[0] && !source->word[1] && !source->word[2];  /* unspecified, loopback */
+	int low = !source->word[0] && !source->word[1] && !source->word[2]; /* unspecified, loopback */
 
 	return skb->pkt_type != PACKET_BROADCAST && skb->pkt_type != PACKET_MULTICAST && !low &&
 	       (bpf_ntohl(source->word[0]) >> 24) != 0xff;
@@ -130,7 +130,7 @@ static __always_inline int icmp6_may_answer(const struct __sk_buff *skb, const s
 /* The unfolded sum of `length` bytes, a multiple of 4 up to ICMP6_QUOTE_MAX and not 0; negative on failure. */
 static __always_inline __s64 sum_bytes(struct __sk_buff *skb, __u32 offset, __u32 length)
 {
-	__u32 odd = ((length - 1) & (QUOTE_CHUNK - 1)) + 1;  /* so that all other chunks are whole */
+	__u32 odd = ((length - 1) & (QUOTE_CHUNK - 1)) + 1; /* so that all other chunks are whole */
 	__be32 chunk[QUOTE_CHUNK / 4] = {};
 	__s64 sum;
 
@@ -153,7 +153,7 @@ static __always_inline __s64 sum_bytes(struct __sk_buff *skb, __u32 offset, __u3
 
 /* Ethernet, IP and ICMP headers, as they lie together in the packet from `eth` on. */
 struct icmp_answer {
-	__u16 align;  /* so that what follows the Ethernet header can be read in words */
+	__u16 align; /* so that what follows the Ethernet header can be read in words */
 	struct ethhdr eth;
 	struct iphdr ip;
 	struct icmp_header icmp;
@@ -167,7 +167,7 @@ struct icmp6_answer {
 };
 
 #define ICMP_TTL 64
-#define ICMP_TOS 0xc0  /* internetwork control (RFC 1812 section 4.3.2.5) */
+#define ICMP_TOS 0xc0 /* internetwork control (RFC 1812 section 4.3.2.5) */
 
 static __always_inline void turn_ethernet(struct ethhdr *eth)
 {
@@ -206,7 +206,7 @@ static __always_inline long quote_behind(struct __sk_buff *skb, __u32 quoted, __
  * with this box, such a packet counts as whole. The packet itself is dropped for `reason`, answered or not.
  */
 static __always_inline int answer_error(struct __sk_buff *skb, __u8 type, __u8 code, __u32 rest, __u32 reason,
-					  __u32 ifindex)
+					__u32 ifindex)
 {
 	struct icmp_answer answer;
 	__u32 quoted;
@@ -246,7 +246,7 @@ static __always_inline int answer_error(struct __sk_buff *skb, __u8 type, __u8 c
 }
 
 static __always_inline int answer_error6(struct __sk_buff *skb, __u8 type, __u8 code, __u32 rest, __u32 reason,
-					  __u32 ifindex)
+					 __u32 ifindex)
 {
 	struct icmp6_answer answer;
 	struct address source;

@@ -17,8 +17,8 @@
 #include <uapi/linux/udp.h>
 
 /* bcc 0.26 declares this helper with three arguments; the kernel's takes four (bpf-helpers(7)). */
-static long (*redirect_neigh)(__u32 ifindex, struct bpf_redir_neigh *params, int plen, __u64 flags) =
-	(void *)BPF_FUNC_redirect_neigh;
+static long (*redirect_neigh)(__u32 ifindex, struct bpf_redir_neigh *params, int plen,
+			      __u64 flags) = (void *)BPF_FUNC_redirect_neigh;
 
 #define IP_FLAG_DONT_FRAGMENT 0x4000
 #define IP_FLAG_MORE_FRAGMENTS 0x2000

@@ -24,10 +24,10 @@
  */
 enum relay_stage {
 	RELAY_PLAIN,
-	RELAY_ASK,       /* to a worker: only if the flow is known there; else it goes elsewhere from now on */
-	RELAY_RETURNED,  /* back to the edge: the flow is not known */
-	RELAY_FORWARDED,        /* from a worker that had the endpoint to the one that has it */
-	RELAY_FORWARDED_TWICE,  /* by another such worker once more; not again */
+	RELAY_ASK, /* to a worker: only if the flow is known there; else it goes elsewhere from now on */
+	RELAY_RETURNED, /* back to the edge: the flow is not known */
+	RELAY_FORWARDED, /* from a worker that had the endpoint to the one that has it */
+	RELAY_FORWARDED_TWICE, /* by another such worker once more; not again */
 	RELAY_STAGES,
 };
 #define RELAY6_STAGE_SHIFT 5
@@ -43,7 +43,7 @@ struct relay_option {
 
 struct relay6_option {
 	__u8 next_header;
-	__u8 header_length;  /* in 8-byte units, the first not counted */
+	__u8 header_length; /* in 8-byte units, the first not counted */
 	__u8 type;
 	__u8 length;
 	__be32 endpoint_id;

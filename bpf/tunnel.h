@@ -12,9 +12,9 @@
 #include "relay.h"
 
 enum tunnel_packet {
-	TUNNEL_RELAYED,   /* a relay header was read */
-	TUNNEL_NOT_OURS,  /* ordinary overlay traffic */
-	TUNNEL_DROP,      /* *reason says why */
+	TUNNEL_RELAYED, /* a relay header was read */
+	TUNNEL_NOT_OURS, /* ordinary overlay traffic */
+	TUNNEL_DROP, /* *reason says why */
 };
 
 /*

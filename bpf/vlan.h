@@ -13,7 +13,7 @@
 #define MAX_VLAN_TAGS 2
 
 struct vlan_tag {
-	__be16 protocol;  /* 802.1Q or 802.1ad; 0: no tag */
+	__be16 protocol; /* 802.1Q or 802.1ad; 0: no tag */
 	__be16 control;
 };
 

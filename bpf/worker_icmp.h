@@ -119,8 +119,7 @@ static __always_inline int answer_expired(struct __sk_buff *skb, const struct wo
 
 	if (endpoint->flags & ENDPOINT_MOVED || relay->ip.protocol != IPPROTO_UDP ||
 	    relay->ip.ihl * 4 != sizeof(*relay) || relay->ip.frag_off & bpf_htons(IP_FRAGMENT_OFFSET_MASK) ||
-	    !address_is_v4(&endpoint->vip) ||
-	    (relay->option.stage != RELAY_PLAIN && relay->option.stage != RELAY_ASK))
+	    !address_is_v4(&endpoint->vip) || (relay->option.stage != RELAY_PLAIN && relay->option.stage != RELAY_ASK))
 		return tc_drop(DROP_TTL_EXPIRED);
 	udp_bytes = bpf_ntohs(relay->ip.tot_len);
 	if (udp_bytes > skb->len || udp_bytes < sizeof(*relay) + sizeof(struct udphdr))

@@ -30,6 +30,7 @@ from ansible_collections.edgewire.fleet.plugins.module_utils.bpf import (
     attach,
     compiler,
     contents,
+    direct,
     edge_maps,
     edge_state,
     filters,
@@ -600,6 +601,13 @@ class Programs:
     def put(self, name: str, key: bytes, value: bytes | None) -> None:
         """One write past the planner, to make what should never be."""
         map_io.write(self.maps, [(name, key, value)])
+
+    def put_service(self, entry: edge_state.Entry, value: bytes | None) -> None:
+        """The same for a service of one port, to be found: its place in front of the hash map asks for it."""
+        name = direct.FRONT_OF[entry.map]
+        key = layout.U32.pack({"value": direct.place_of(entry.pack(), layout.DIRECT_PLACES)})
+        self.put(name, key, bytes(self.maps[name].info.value_size))
+        self.put(entry.map, entry.pack(), value)
 
 
 def build_of(role: str, capacity: layout.Capacity = SMALL) -> successors.Build:

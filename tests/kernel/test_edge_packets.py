@@ -7,6 +7,7 @@ Most tests run once for each family (fixture ``net``).
 
 from __future__ import annotations
 
+import itertools
 import socket
 import struct
 from collections import Counter
@@ -14,7 +15,7 @@ from collections.abc import Callable
 from functools import partial
 
 import pytest
-from ansible_collections.edgewire.fleet.plugins.module_utils.bpf import forwarder, layout
+from ansible_collections.edgewire.fleet.plugins.module_utils.bpf import direct, forwarder, layout
 from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.edge_state import (
     BackendWanted,
     Entry,
@@ -638,10 +639,62 @@ def test_the_narrowest_claim_wins(edge: Programs, net: Net) -> None:
     edge.put("ew_ranges" + family, narrow.pack(), other[0])
     assert chosen_by(net, hit(edge, packet)) == net.dns_endpoint, "the longer prefix"
     single_port = Entry("ew_services" + family, wide.vip, 40_005, 16)
-    edge.put("ew_services" + family, single_port.pack(), other[1])
+    edge.put_service(single_port, other[1])
     assert chosen_by(net, hit(edge, packet)) == net.id(90), "the single port"
     edge.fill_edge(*SERVICES)
     assert chosen_by(net, hit(edge, packet)) == wide.backends[0].endpoint_id, "strays are removed"
+
+
+# --- The table in front of the hash maps ------------------------------------------------------------------------------
+
+
+def front_of(net: Net) -> tuple[str, bytes, Entry]:
+    """The front table's name, the place of the DNS service in it, and that service's entry."""
+    (entry,) = entries_of(dns(net).claim)
+    place = direct.place_of(entry.pack(), layout.DIRECT_PLACES)
+    return direct.FRONT_OF[entry.map], layout.U32.pack({"value": place}), entry
+
+
+def test_a_service_alone_at_its_place_needs_no_hash_map(edge_programs: Programs, net: Net) -> None:
+    edge_programs.fill_edge(dns(net))
+    _, _, entry = front_of(net)
+    edge_programs.put(entry.map, entry.pack(), None)
+    expect_relayed(edge_programs, net, query(net))
+
+
+def test_a_place_that_asks_leads_to_the_hash_map(edge_programs: Programs, net: Net) -> None:
+    edge_programs.fill_edge(dns(net))
+    name, place, entry = front_of(net)
+    edge_programs.put(name, place, bytes(edge_programs.maps[name].info.value_size))
+    expect_relayed(edge_programs, net, query(net))
+    edge_programs.put(entry.map, entry.pack(), None)
+    expect_untouched(edge_programs, frame(query(net)))
+
+
+def test_nothing_is_asked_for_a_port_that_no_service_has(edge_programs: Programs, net: Net) -> None:
+    edge_programs.fill_edge(dns(net))
+    expect_untouched(edge_programs, frame(datagram(net.client, net.dns_vip, SPORT, PORT + 1)))
+    name, place, _ = front_of(net)
+    nobody = layout.DIRECT6 if net.version == 6 else layout.DIRECT
+    edge_programs.put(name, place, nobody.pack({"state": layout.DIRECT_NOBODY}))
+    expect_untouched(edge_programs, frame(query(net)))
+
+
+def place_of_port(vip: str, port: int) -> int:
+    """The place of a service of one port."""
+    return direct.place_of(entries_of((vip, port, port))[0].pack(), layout.DIRECT_PLACES)
+
+
+def test_services_that_share_a_place_are_all_found(edge_programs: Programs, net: Net) -> None:
+    first = dns(net)
+    place = place_of_port(first.vip, first.port)
+    others = itertools.product(range(60, 90), range(1, 65_536))  # about one port of each address has any given place
+    number, port = next((number, port) for number, port in others if place_of_port(net.vip(number), port) == place)
+    second = single(net, "second", number, port, BackendWanted(net.id(99), "worker1", 1))
+    edge_programs.fill_edge(first, second)
+    for service in (first, second):
+        packet = frame(datagram(net.client, service.vip, SPORT, service.port))
+        assert chosen_by(net, hit(edge_programs, packet)) == service.backends[0].endpoint_id
 
 
 # --- Maps that say what they should not ------------------------------------------------------------------------------
@@ -665,7 +718,7 @@ def test_a_table_that_ends_outside_its_map(edge_programs: Programs, net: Net) ->
     edge_programs.fill_edge(dns(net))
     (entry,) = entries_of(dns(net).claim)
     beyond = {"lut_offset": 0, "lut_size": 0xFFFFFFFF, "retired_index": 0}
-    edge_programs.put(entry.map, entry.pack(), layout.SERVICE.pack(beyond))
+    edge_programs.put_service(entry, layout.SERVICE.pack(beyond))
     expect_drop(edge_programs, frame(query(net)), "no_backend")
     edge_programs.fill_edge(dns(net))
     expect_relayed(edge_programs, net, query(net))

@@ -180,7 +180,7 @@ def test_an_entry_that_names_no_filter_lets_nobody_in(edge: Programs, net: Net) 
     entry = edge_state.entries_of((net.dns_vip, PORT, PORT))[0]
     record = edge_state.read(edge.maps).entries[entry]
     for index in (5, 1_000_000):
-        edge.put(entry.map, entry.pack(), layout.SERVICE.pack({**record, "filter": index}))
+        edge.put_service(entry, layout.SERVICE.pack({**record, "filter": index}))
         assert verdict(edge, query(net)) == "source_denied"
 
 

@@ -18,9 +18,9 @@ from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.map_io import M
 _FACTOR, _FACTOR2 = 0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F
 _WORD = (1 << 64) - 1
 _ONE = struct.pack("=H", layout.DIRECT_ONE)
-# The map in front of which each stands.
-_MAPS = {"ew_services": "ew_direct", "ew_services6": "ew_direct6"}
-MAPS = tuple(_MAPS.values())
+# Which table stands in front of which hash map.
+FRONT_OF = {"ew_services": "ew_direct", "ew_services6": "ew_direct6"}
+MAPS = tuple(FRONT_OF.values())
 _RECORDS = {"ew_direct": layout.DIRECT, "ew_direct6": layout.DIRECT6}
 _NOBODY = {name: record.pack({"state": layout.DIRECT_NOBODY}) for name, record in _RECORDS.items()}
 _BLOCK = 256
@@ -28,9 +28,9 @@ _BLOCK = 256
 
 def place_of(key: bytes, places: int) -> int:
     """The place of a key of ``ew_services`` or ``ew_services6`` among ``places``, a power of two."""
+    product: int
     if len(key) == layout.SERVICE_KEY.size:
-        (word,) = struct.unpack("=Q", key[:-2] + _ONE)
-        product = word * _FACTOR
+        product = struct.unpack("=Q", key[:-2] + _ONE)[0] * _FACTOR
     else:
         upper, lower, tail = struct.unpack("=QQI", key[:-2] + _ONE)
         product = (upper * _FACTOR + lower) * _FACTOR + tail * _FACTOR2
@@ -78,12 +78,12 @@ def plan(
 ) -> tuple[list[Write], list[Write | Run]]:
     """The writes before the services' entries are switched, and those after.
 
-    ``entries`` are the wanted ones of each hash map, packed. Before, every place that changes is set to ask the hash map;
-    after, it gets its service's entry while it still does, and only then the key that packets are compared with.
+    ``entries`` are the wanted ones of each hash map, packed. Before, every place that changes is set to ask the hash
+    map; after, it gets its service's entry while it still does, and only then the key that packets are compared with.
     """
     before: list[Write] = []
     after: list[Write | Run] = []
-    for services, name in _MAPS.items():
+    for services, name in FRONT_OF.items():
         size = _RECORDS[name].size
         wanted = Direct(name, len(state[name]) // size)
         for key, entry in entries.get(services, {}).items():

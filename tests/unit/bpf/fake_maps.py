@@ -21,7 +21,6 @@ from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.map_io import (
     fold_writes,
 )
 
-
 # Few, so that services share them, and so that writing them all is no work.
 PLACES = 16
 

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The edgewire.fleet contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The tables in front of the services' hash maps: at any moment they say what those say, or that those must be asked."""
+"""The tables in front of the services' hash maps: at any moment they say what those say, or that they must be asked."""
 
 from __future__ import annotations
 

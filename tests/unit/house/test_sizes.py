@@ -14,10 +14,7 @@ from ansible_collections.edgewire.fleet.tests.unit.house.tree import ROOT
 LIMITS = {"plugins/modules": 200, "plugins/module_utils": 400, "plugins/plugin_utils": 400, "bpf": 400}
 
 # Longer than that, and how long: these may only shrink, and one that has shrunk enough leaves the list.
-LONGER: dict[str, int] = {
-    "bpf/edge.c": 554,
-    "bpf/worker.c": 588,
-}
+LONGER: dict[str, int] = {}
 
 
 def lines_in(path: Path) -> int:
