@@ -85,8 +85,9 @@ lint: setup .cache/lint.stamp ## Every check that runs nothing; some of them wit
 	touch $@
 
 .PHONY: test
-test: setup ## Unit tests, kernel tests in namespaces, and the end-to-end run in the lab
-	@$(BIN)/pytest -m "not faults" tests/unit tests/kernel tests/lab
+test: TESTS ?= tests/unit tests/kernel tests/lab
+test: setup ## Unit tests, kernel tests in namespaces, and the end-to-end run in the lab; some of it with TESTS="tests/unit"
+	@$(BIN)/pytest -m "not faults" $(TESTS)
 
 .PHONY: test-faults
 test-faults: setup ## The longer tests of roll-outs that go wrong, of hosts that drain, reboot and die under load
