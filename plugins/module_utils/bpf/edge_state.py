@@ -34,16 +34,21 @@ class Entry(NamedTuple):
 
     def pack(self) -> bytes:
         """The entry's key as the map holds it."""
-        key = {"vip": self.vip, "port": self.port}
-        if self.map in _RANGE_MAPS:
-            record, address_bits = _RANGE_MAPS[self.map]
-            return record.pack({**key, "prefix_bits": address_bits + self.bits})
-        return _SINGLE_MAPS[self.map].pack(key)
+        return _key_of(self)
 
     @property
     def text(self) -> str:
         """What the entry covers: "203.0.113.53:53/udp"."""
         return claim_text(self.vip, self.port, self.port + (1 << (PORT_BITS - self.bits)) - 1)
+
+
+@functools.lru_cache(65_536)  # a key is needed for its map, and for the tables in front of that, before and after
+def _key_of(entry: Entry) -> bytes:
+    key = {"vip": entry.vip, "port": entry.port}
+    if entry.map in _RANGE_MAPS:
+        record, address_bits = _RANGE_MAPS[entry.map]
+        return record.pack({**key, "prefix_bits": address_bits + entry.bits})
+    return _SINGLE_MAPS[entry.map].pack(key)
 
 
 _SINGLE_MAPS = {"ew_services": layout.SERVICE_KEY, "ew_services6": layout.SERVICE6_KEY}

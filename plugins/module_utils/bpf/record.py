@@ -51,21 +51,17 @@ def _unpack_address(value: bytes) -> str:
     return socket.inet_ntop(socket.AF_INET6, value) if any(value) else ""
 
 
-def _big_endian(size: int) -> Callable[[Any], bytes]:
-    return lambda value: int(value).to_bytes(size, "big")
-
-
 def _number(value: bytes) -> int:
     return int.from_bytes(value, "big")
 
 
 # A field that is not given is 0 of its kind.
 _ENCODERS: dict[str, Callable[[Any], Any]] = {
-    "ipv4": lambda value: socket.inet_aton(value or "0.0.0.0"),
+    "ipv4": functools.lru_cache(_REMEMBERED)(lambda value: socket.inet_aton(value or "0.0.0.0")),
     "ipv6": lambda value: socket.inet_pton(socket.AF_INET6, value or "::"),
     "address": lambda value: _pack_address(value or ""),
-    "be16": _big_endian(2),
-    "be32": _big_endian(4),
+    "be16": struct.Struct(">H").pack,
+    "be32": struct.Struct(">I").pack,
 }
 _DECODERS: dict[str, Callable[[Any], Any]] = {
     "ipv4": functools.lru_cache(_REMEMBERED)(socket.inet_ntoa),
@@ -89,8 +85,13 @@ class Record:
         return struct.Struct("=" + "".join(_FORMATS[kind] for _, kind in self.fields))
 
     @functools.cached_property
-    def _encoders(self) -> list[tuple[str, Callable[[Any], Any] | None]]:
-        return [(name, _ENCODERS.get(kind)) for name, kind in self.fields]
+    def _names(self) -> list[str]:
+        return [name for name, _ in self.fields]
+
+    @functools.cached_property
+    def _encoders(self) -> list[tuple[int, Callable[[Any], Any]]]:
+        kinds = enumerate(kind for _, kind in self.fields)
+        return [(place, _ENCODERS[kind]) for place, kind in kinds if kind in _ENCODERS]
 
     @property
     def size(self) -> int:
@@ -104,8 +105,10 @@ class Record:
 
     def pack(self, values: Mapping[str, Any]) -> bytes:
         """One record as bytes; a field that is not given is 0."""
-        get = values.get
-        return self.codec.pack(*[encode(get(name, 0)) if encode else get(name, 0) for name, encode in self._encoders])
+        row = [values.get(name, 0) for name in self._names]
+        for place, encode in self._encoders:
+            row[place] = encode(row[place])
+        return self.codec.pack(*row)
 
     def iter_unpack(self, data: bytes) -> Iterator[dict[str, Any]]:
         """The records in a run of bytes, as dicts by field name; padding fields ("zero") are left out."""
