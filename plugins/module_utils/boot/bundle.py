@@ -10,10 +10,12 @@ Ansible, a test and the archive itself all put together the same bytes.
 from __future__ import annotations
 
 import functools
+import hashlib
 import importlib.util
 import io
 import re
 import zipfile
+from pathlib import Path
 from types import ModuleType
 
 # Ansible hands a module what it imports, so what the archive is made of has to be among that.
@@ -41,6 +43,18 @@ def archive(entry: ModuleType = restore) -> bytes:
         for path in sorted(files):
             target.writestr(zipfile.ZipInfo(path, _NO_TIME), files[path])
     return packed.getvalue()
+
+
+def check_line(program: Path, content: bytes, told: str) -> str:
+    """A unit's line that fails it, with a sentence in the journal, where the program is not what was written there.
+
+    Python would say of a damaged archive only that it has no ``__main__``. ``told`` is what that means for the box.
+    """
+    digest = hashlib.sha256(content).hexdigest()
+    mend = "run the playbook edgewire.fleet.site for this host"
+    complaint = f"edgewire: {told}: {program} is damaged or missing; {mend}"
+    test = f'echo "{digest}  {program}" | sha256sum --check --status 2>/dev/null'
+    return f"ExecStartPre=/bin/sh -c '{test} || {{ echo \"{complaint}\" >&2; exit 1; }}'"
 
 
 def _closure(entry: str) -> dict[str, str]:

@@ -33,7 +33,7 @@ TriggerLimitIntervalSec=0
 [Install]
 WantedBy=sockets.target
 """
-_SERVICE_TEXT = f"""\
+_SERVICE_TEXT = """\
 # Made by edgewire.fleet.boot_unit.
 [Unit]
 Description=Bring back what a link that went down and up has taken along
@@ -43,7 +43,8 @@ StartLimitIntervalSec=0
 Type=oneshot
 # Events come in bursts; two starts a second are enough, also where the program cannot start.
 ExecStartPre=/bin/sleep 0.5
-ExecStart=/usr/bin/python3 /{PROGRAM} /{SETTINGS}
+{check}
+ExecStart=/usr/bin/python3 /{program} /{settings}
 TimeoutStartSec=300
 """
 
@@ -51,9 +52,12 @@ TimeoutStartSec=300
 def wanted(plan_file: str, given_plan_file: str) -> Wanted:
     """The files; ``plan_file`` has the plan to mend by, as long as ``given_plan_file`` has the same."""
     settings = {"plan_file": plan_file, "given_plan_file": given_plan_file}
+    program = bundle.archive(flap)
+    check = bundle.check_line(Path("/") / PROGRAM, program, "not mended after a link came up")
+    service = _SERVICE_TEXT.format(check=check, program=PROGRAM, settings=SETTINGS)
     return {
         SETTINGS: ((json.dumps(settings) + "\n").encode(), 0o644, "where the plans are"),
-        PROGRAM: (bundle.archive(flap), 0o644, "the program of this version"),
-        SERVICE: (_SERVICE_TEXT.encode(), 0o644, "the unit of this version"),
+        PROGRAM: (program, 0o644, "the program of this version"),
+        SERVICE: (service.encode(), 0o644, "the unit of this version"),
         SOCKET: (_SOCKET_TEXT.encode(), 0o644, "the unit of this version"),
     }

@@ -48,6 +48,7 @@ After=local-fs.target systemd-sysctl.service network-pre.target
 [Service]
 Type=oneshot
 RemainAfterExit=yes
+{check}
 ExecStart=/usr/bin/python3 /{program} /{settings}
 TimeoutStartSec=300
 # What was missing may come.
@@ -148,12 +149,18 @@ def _present(params: Mapping[str, Any]) -> timer.Wanted:
         "sources": {role: params["sources"][role] for role in roles},
         "capacity": params.get("capacity") or {},
     }
-    unit = _UNIT_TEXT.format(order="".join(_ORDER[role] for role in roles), program=PROGRAM, settings=SETTINGS)
+    program = bundle.archive()
+    unit = _UNIT_TEXT.format(
+        order="".join(_ORDER[role] for role in roles),
+        check=bundle.check_line(Path("/") / PROGRAM, program, "this box is not serving"),
+        program=PROGRAM,
+        settings=SETTINGS,
+    )
     wanted: dict[Path, tuple[bytes | None, int, str]] = {
         PLAN: (_json(host_plan), 0o644, "this plan"),
         PRESHARED: (_json(keys) if keys else None, 0o600, f"keys of {len(keys)} peers"),
         SETTINGS: (_json(settings), 0o644, "sources and settings of this version"),
-        PROGRAM: (bundle.archive(), 0o644, "the program of this version"),
+        PROGRAM: (program, 0o644, "the program of this version"),
         UNIT_FILE: (unit.encode(), 0o644, "the unit of this version"),
         **links.wanted(f"/{PLAN}", params["plan_file"]),
     }

@@ -7,6 +7,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import io
+import shlex
 import subprocess
 import zipfile
 from pathlib import Path
@@ -92,6 +93,20 @@ def test_what_it_cannot_restore_it_says(packed: bytes, tmp_path: Path, settings:
     assert complaint in done.stderr
     assert "this box is not serving" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("damage", ["whole", "a bit", "cut off", "empty", "gone"])
+def test_a_unit_says_of_a_damaged_program_what_to_do(packed: bytes, tmp_path: Path, damage: str) -> None:
+    program = tmp_path / "restore.pyz"
+    flipped = packed[:5000] + bytes([packed[5000] ^ 1]) + packed[5001:]
+    content = {"whole": packed, "a bit": flipped, "cut off": packed[:-1], "empty": b""}.get(damage)
+    if content is not None:
+        program.write_bytes(content)
+    key, _, line = bundle.check_line(program, packed, "this box is not serving").partition("=")
+    done = subprocess.run(shlex.split(line), capture_output=True, text=True, check=False)
+    assert (key, done.stdout) == ("ExecStartPre", "")
+    complaint = f"edgewire: this box is not serving: {program} is damaged or missing; run the playbook edgewire.fleet.site"
+    assert (done.returncode, done.stderr) == ((0, "") if damage == "whole" else (1, f"{complaint} for this host\n"))
 
 
 def test_the_program_that_measures_names_what_is_wrong(tmp_path: Path) -> None:
