@@ -5,8 +5,10 @@
 from __future__ import annotations
 
 import errno
+import gc
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
 
@@ -45,6 +47,21 @@ def object_of(params: Mapping[str, Any], option: str) -> dict[str, Any]:
     return content
 
 
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Without Python's search for garbage in cycles: a module ends before that would matter.
+
+    To look through the many values of a large plan, again and again as they come to be, took a fifth of the time in
+    which 100,000 map entries are written.
+    """
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+@_uncollected()
 def run_module(
     argument_spec: Mapping[str, Any],
     work: Work,
