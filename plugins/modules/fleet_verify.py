@@ -18,6 +18,7 @@ description:
 extends_documentation_fragment:
   - edgewire.fleet.programs
   - edgewire.fleet.attributes
+  - edgewire.fleet.plan_file
   - edgewire.fleet.attributes.host
   - edgewire.fleet.attributes.reads
 requirements:
@@ -29,10 +30,6 @@ options:
         the filter C(to_json) costs much less for a plan of thousands of services.
     type: json
     required: true
-  plan_file:
-    description: Where on the host the plan it was last given lies.
-    type: path
-    default: /etc/edgewire/plan.json
   preshared_secret:
     description:
       - The same as given to M(edgewire.fleet.wireguard). Without it, preshared keys that the plan

@@ -29,12 +29,9 @@ options:
     description: Absolute path of the private key file, in a directory of its own.
     type: path
     default: /etc/edgewire/wireguard/wg0.key
-  plan_file:
-    description: Where the host keeps the plan it was last given.
-    type: path
-    default: /etc/edgewire/plan.json
 extends_documentation_fragment:
   - edgewire.fleet.attributes
+  - edgewire.fleet.plan_file
   - edgewire.fleet.attributes.host
 attributes:
   check_mode:

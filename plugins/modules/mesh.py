@@ -23,10 +23,6 @@ options:
     description: The host's plan, whole, as M(edgewire.fleet.fleet_plan) made it.
     type: dict
     required: true
-  plan_file:
-    description: Where the host keeps it.
-    type: path
-    default: /etc/edgewire/plan.json
   replaces:
     description: Which plan the host had when the run looked; see O(edgewire.fleet.host_plan#module:replaces).
     type: str
@@ -52,6 +48,7 @@ options:
 extends_documentation_fragment:
   - edgewire.fleet.guarded
   - edgewire.fleet.attributes
+  - edgewire.fleet.plan_file
   - edgewire.fleet.attributes.host
 attributes:
   check_mode:
