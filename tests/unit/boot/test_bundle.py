@@ -105,8 +105,9 @@ def test_a_unit_says_of_a_damaged_program_what_to_do(packed: bytes, tmp_path: Pa
     key, _, line = bundle.check_line(program, packed, "this box is not serving").partition("=")
     done = subprocess.run(shlex.split(line), capture_output=True, text=True, check=False)
     assert (key, done.stdout) == ("ExecStartPre", "")
-    complaint = f"edgewire: this box is not serving: {program} is damaged or missing; run the playbook edgewire.fleet.site"
-    assert (done.returncode, done.stderr) == ((0, "") if damage == "whole" else (1, f"{complaint} for this host\n"))
+    mend = "run the playbook edgewire.fleet.site for this host"
+    complaint = f"edgewire: this box is not serving: {program} is damaged or missing; {mend}\n"
+    assert (done.returncode, done.stderr) == ((0, "") if damage == "whole" else (1, complaint))
 
 
 def test_the_program_that_measures_names_what_is_wrong(tmp_path: Path) -> None:
