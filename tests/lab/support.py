@@ -27,9 +27,36 @@ WORKERS = ("worker1", "worker2")
 FLEET = (*EDGES, *WORKERS)
 CLIENTS = {"client1": "198.51.100.11", "client2": "198.51.100.12"}
 CLIENTS6 = {"client1": "2001:db8:c::11", "client2": "2001:db8:c::12"}
-DNS_VIP, ECHO_VIP, RANGE_VIP = "203.0.113.53", "203.0.113.7", "203.0.113.99"
-DNS_VIP6, ECHO_VIP6, RANGE_VIP6 = "2001:db8:53::53", "2001:db8:53::7", "2001:db8:53::99"
+DNS_VIP, ECHO_VIP, RANGE_VIP, ANY_VIP = "203.0.113.53", "203.0.113.7", "203.0.113.99", "203.0.113.98"
+DNS_VIP6, ECHO_VIP6, RANGE_VIP6, ANY_VIP6 = "2001:db8:53::53", "2001:db8:53::7", "2001:db8:53::99", "2001:db8:53::98"
 DIG = ("dig", "+short", "+time=2", "+tries=1")
+
+# Runs in the client's box: datagrams on a connected socket until one comes back, each as long as the path is said to
+# carry at the time. Prints the path MTU that the kernel has then, or the name of the error that is no matter of length.
+LARGEST = r"""
+import errno, socket, sys
+vip, port, discovery = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+v6 = ":" in vip
+mine = socket.socket(socket.AF_INET6 if v6 else socket.AF_INET, socket.SOCK_DGRAM)
+level, discover, mtu = (socket.IPPROTO_IPV6, 23, 24) if v6 else (socket.IPPROTO_IP, 10, 14)
+mine.setsockopt(level, discover, discovery)
+mine.settimeout(2)
+mine.connect((vip, port))
+for _ in range(4):
+    payload = bytes(mine.getsockopt(level, mtu) - (48 if v6 else 28))
+    try:
+        mine.send(payload)
+        if mine.recv(65535) == payload:
+            print(mine.getsockopt(level, mtu))
+            break
+    except TimeoutError:
+        continue
+    except OSError as error:
+        if error.errno != errno.EMSGSIZE:
+            print(errno.errorcode[error.errno])
+            break
+"""
+PMTUDISC_DONT, PMTUDISC_DO = "0", "2"  # linux/in.h
 
 
 def until(condition: Callable[[], bool], seconds: float = 20) -> None:
@@ -124,21 +151,23 @@ def box_state(lab: Lab, box: str) -> list[str]:
     return lab.run(box, "sh", "-c", script).stdout.splitlines()
 
 
+def attached_programs(lab: Lab, box: str) -> set[int]:
+    """The ids of the programs on a box's hooks: those that packets meet."""
+    (hooks,) = json.loads(lab.run(box, "bpftool", "-j", "net").stdout)
+    return {hook["id"] for hook in (*hooks["xdp"], *hooks["tc"])}
+
+
 def kernel_objects(lab: Lab, box: str) -> dict[str, set[int]]:
     """The ids of the programs, maps and links that hang on a box's hooks or are pinned on it.
 
     A bare `bpftool prog` lists those of all boxes, which share a kernel.
     """
     script = r"""
-    bpftool -j net
     find /sys/fs/bpf/edgewire -type f | while read pin; do
         for kind in prog map link; do echo "$(bpftool -j $kind show pinned $pin 2>/dev/null)"; done; done
     """
-    found: dict[str, set[int]] = {"prog": set(), "map": set(), "link": set()}
-    attached, *pinned = map(json.loads, filter(None, lab.run(box, "sh", "-c", script).stdout.splitlines()))
-    for hook in (*attached[0]["xdp"], *attached[0]["tc"]):
-        found["prog"].add(hook["id"])
-    for shown in pinned:
+    found: dict[str, set[int]] = {"prog": attached_programs(lab, box), "map": set(), "link": set()}
+    for shown in map(json.loads, filter(None, lab.run(box, "sh", "-c", script).stdout.splitlines())):
         if "id" in shown:  # else it says that it is no object of this kind
             found["link" if "prog_id" in shown else "prog" if "tag" in shown else "map"].add(shown["id"])
     for program in found["prog"]:

@@ -7,13 +7,14 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 import yaml
 
-from .support import CLIENTS, CLIENTS6, DNS_VIP, DNS_VIP6, ECHO_VIP, answer, recap, told_by
+from .support import CLIENTS, CLIENTS6, DNS_VIP, DNS_VIP6, ECHO_VIP, ECHO_VIP6, answer, recap, told_by
 
 if TYPE_CHECKING:
     from .conftest import Lab
@@ -25,12 +26,14 @@ RATE, BURST = 50, 20
 
 @pytest.fixture(scope="module", autouse=True)
 def filtered_fleet(lab: Lab, whole_fleet: None, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """A fleet whose DNS is for client1 alone, at a rate; what no service wants is dropped by the edges."""
+    """DNS is for client1 alone, at a rate; echo has a rate for everybody together; edges drop what no service wants."""
     shared = yaml.safe_load((lab.root / "inventories/lab/group_vars/all/edgewire.yml").read_text())
     for service in shared["edgewire_services"]:
         if service["name"] == "dns":
             service["sources"] = {"allow": [f"{CLIENTS['client1']}/32", f"{CLIENTS6['client1']}/128"]}
             service["limits"] = {"per_source_packets_per_second": RATE, "per_source_burst": BURST}
+        if service["name"] == "echo":
+            service["limits"] = {"packets_per_second": RATE, "burst": BURST}
     wanted: Path = tmp_path_factory.mktemp("filter") / "wanted.json"
     wanted.write_text(json.dumps({**shared, "edgewire_drop_unserved": True}))
     said = lab.playbook("edgewire.fleet.site", "-e", f"@{wanted}", "--diff").stdout
@@ -63,6 +66,42 @@ def test_a_source_gets_its_rate_and_no_more(lab: Lab, vip: str) -> None:
     seconds = float(re.search(r"Run time \(s\):\s+([\d.]+)", said)[1])  # type: ignore[index]
     assert BURST < completed <= BURST + RATE * seconds, said
     assert dropped(lab)["source_rate"] > 0
+
+
+# Runs in a client's box: 600 datagrams in some 3 s, to both VIPs in turns; tells how many came back, and in which time.
+FLOOD = """
+import socket, sys, time
+vips = sys.argv[1:]
+socks = [socket.socket(socket.AF_INET6 if ":" in vip else socket.AF_INET, socket.SOCK_DGRAM) for vip in vips]
+came, began = [0, 0], time.monotonic()
+def take():
+    for number, sock in enumerate(socks):
+        try:
+            while sock.recv(100, socket.MSG_DONTWAIT):
+                came[number] += 1
+        except BlockingIOError:
+            pass
+for number in range(600):
+    socks[number % 2].sendto(b"x", (vips[number % 2], 7))
+    time.sleep(0.005)
+    take()
+seconds = time.monotonic() - began
+time.sleep(1)
+take()
+print(*came, seconds)
+"""
+
+
+def test_a_service_gets_its_rate_and_no_more(lab: Lab) -> None:
+    """One rate for all clients and both families: neither has it for itself."""
+    with ThreadPoolExecutor() as pool:
+        ask = ("python3", "-c", FLOOD, ECHO_VIP, ECHO_VIP6)
+        said = list(pool.map(lambda client: lab.run(client, *ask).stdout.split(), ("client1", "client2")))
+    came = [int(count) for ipv4, ipv6, _ in said for count in (ipv4, ipv6)]
+    seconds = max(float(told) for *_, told in said) + 1  # they do not begin in the same moment
+    assert all(came), "nobody is left without"
+    assert BURST < sum(came) <= BURST + RATE * seconds, said
+    assert dropped(lab)["service_rate"] > 0
 
 
 def test_what_no_service_wants_is_dropped_and_ping_still_is_not(lab: Lab) -> None:

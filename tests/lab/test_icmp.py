@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from .support import ECHO_VIP, ECHO_VIP6, RANGE_VIP, RANGE_VIP6, told_by
+from .support import (
+    ECHO_VIP,
+    ECHO_VIP6,
+    LARGEST,
+    PMTUDISC_DO,
+    PMTUDISC_DONT,
+    RANGE_VIP,
+    RANGE_VIP6,
+    told_by,
+)
 
 if TYPE_CHECKING:
     from .conftest import Lab
@@ -16,33 +25,6 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("whole_fleet")]
 
 RELAY_OPTION_BYTES = {4: 12, 6: 24}
-
-# Runs in the client's box: datagrams on a connected socket until one comes back, each as long as the path is said to
-# carry at the time. Prints the path MTU that the kernel has then, or the name of the error that is no matter of length.
-CLIENT = r"""
-import errno, socket, sys
-vip, port, discovery = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-v6 = ":" in vip
-mine = socket.socket(socket.AF_INET6 if v6 else socket.AF_INET, socket.SOCK_DGRAM)
-level, discover, mtu = (socket.IPPROTO_IPV6, 23, 24) if v6 else (socket.IPPROTO_IP, 10, 14)
-mine.setsockopt(level, discover, discovery)
-mine.settimeout(2)
-mine.connect((vip, port))
-for _ in range(4):
-    payload = bytes(mine.getsockopt(level, mtu) - (48 if v6 else 28))
-    try:
-        mine.send(payload)
-        if mine.recv(65535) == payload:
-            print(mine.getsockopt(level, mtu))
-            break
-    except TimeoutError:
-        continue
-    except OSError as error:
-        if error.errno != errno.EMSGSIZE:
-            print(errno.errorcode[error.errno])
-            break
-"""
-PMTUDISC_DONT, PMTUDISC_DO = "0", "2"  # linux/in.h
 
 
 @pytest.fixture(autouse=True)
@@ -73,17 +55,17 @@ def test_vips_answer_pings(lab: Lab) -> None:
 @pytest.mark.parametrize(("version", "vip"), [(4, ECHO_VIP), (6, ECHO_VIP6)])
 def test_a_client_that_forbids_fragments_learns_what_fits(lab: Lab, version: int, vip: str) -> None:
     """As QUIC does. The echo is as long as the request, so the way back carries as much."""
-    said = lab.run("client1", "python3", "-c", CLIENT, vip, "7", PMTUDISC_DO).stdout
+    said = lab.run("client1", "python3", "-c", LARGEST, vip, "7", PMTUDISC_DO).stdout
     assert said == f"{fits(lab, version)}\n"
 
 
 def test_a_container_learns_what_fits(lab: Lab) -> None:
     """The client's 1,500 bytes may be cut on their way, the container's first echo may not and is refused."""
-    said = lab.run("client1", "python3", "-c", CLIENT, ECHO_VIP, "7", PMTUDISC_DONT).stdout
+    said = lab.run("client1", "python3", "-c", LARGEST, ECHO_VIP, "7", PMTUDISC_DONT).stdout
     assert said == "1500\n"
 
 
 @pytest.mark.parametrize("vip", [RANGE_VIP, RANGE_VIP6])
 def test_a_client_hears_that_nobody_listens(lab: Lab, vip: str) -> None:
     """The container of the range listens on three of its ports."""
-    assert lab.run("client1", "python3", "-c", CLIENT, vip, "10001", PMTUDISC_DONT).stdout == "ECONNREFUSED\n"
+    assert lab.run("client1", "python3", "-c", LARGEST, vip, "10001", PMTUDISC_DONT).stdout == "ECONNREFUSED\n"

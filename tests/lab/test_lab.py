@@ -98,6 +98,7 @@ def test_ids_and_services_are_in_the_inventory(lab: Lab) -> None:
         "range",
         "iperf",
         "http3",
+        "any",
     ]
 
 
