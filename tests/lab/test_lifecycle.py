@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The edgewire.fleet contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Roll-outs over a fleet at work: new builds, canaries and gates, hosts that drain, reboot, or die, full disks."""
+"""Roll-outs over a fleet at work: new builds and the way back, canaries and gates, hosts that drain, reboot, or die."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from .support import (
     WORKERS,
     answer,
     ask,
+    attached_programs,
     changed_tasks,
-    kernel_objects,
     processes_of,
     reboot,
     recap,
@@ -47,13 +47,6 @@ COMPLETED = re.compile(r"Queries completed:\s+(\d+)")
 def no_leftovers(lab: Lab) -> None:
     """Take away what a killed run of these tests has left."""
     lab.run("client1", "pkill", "-x", "dnsperf", check=False)
-    lab.run(
-        "edge1",
-        "sh",
-        "-c",
-        "umount /etc/edgewire",
-        check=False,
-    )
 
 
 @pytest.fixture
@@ -85,7 +78,7 @@ def load(lab: Lab) -> Iterator[None]:
         assert completed, (family, text)
         assert lost, (family, text)
         print(family, completed[0], lost[0])
-        assert int(completed[1]) > 1000, (family, text)
+        assert int(completed[1]) > 200, (family, text)
         assert int(lost[1]) == 0, (family, text)
 
 
@@ -118,29 +111,87 @@ def another_version(lab: Lab, place: Path) -> Path:
     return place
 
 
+def change_places(path: Path, record: str, one: str, other: str) -> None:
+    """Let two fields of a record, one behind the other and of one size, change places in a file that declares it."""
+    text = path.read_text()
+    start = text.index(record)
+    head, lines = text[:start], text[start:].splitlines(keepends=True)
+    first = next(number for number, line in enumerate(lines) if re.search(rf"\b{one}\b", line))
+    assert re.search(rf"\b{other}\b", lines[first + 1])
+    lines[first : first + 2] = reversed(lines[first : first + 2])
+    path.write_text(head + "".join(lines))
+
+
+def another_layout(lab: Lab, place: Path) -> Path:
+    """Another version that has records of both roles' maps in another order: what lies there means nothing to it."""
+    copy = another_version(lab, place) / "ansible_collections/edgewire/fleet"
+    layout = copy / "plugins/module_utils/bpf/layout.py"
+    changes = (
+        ("edge_maps.h", "backend", "stats_index", "worker"),
+        ("worker_maps.h", "endpoint", "stats_index", "idle"),
+    )
+    for header, record, one, other in changes:
+        change_places(copy / "bpf" / header, f"struct {record} {{", one, other)
+        change_places(layout, f'    "{record}",\n', one, other)
+    return place
+
+
 def programs(lab: Lab) -> dict[str, set[int]]:
-    return {box: kernel_objects(lab, box)["prog"] for box in FLEET}
+    return {box: attached_programs(lab, box) for box in FLEET}
 
 
-@pytest.mark.parametrize("careful", [False, True])
-def test_a_new_build_on_every_box_under_load_loses_nothing(
-    lab: Lab, tmp_path: Path, hooks: tuple[str, str], both_edges: None, careful: bool
-) -> None:
-    """All at once under traffic; and with a canary, gates, and edges that are withdrawn meanwhile."""
-    collections = another_version(lab, tmp_path / "other")
-    care = (*hooks, "-e", '{"edgewire_batches": [1, "100%"]}') if careful else ()
-    command = [lab.root / ".venv/bin/ansible-playbook", "-i", "inventories/lab", "edgewire.fleet.site", *care]
+def with_version(lab: Lab, collections: Path, playbook: str, *arguments: str) -> str:
+    """What a playbook says that is run from another tree of collections."""
+    command = [lab.root / ".venv/bin/ansible-playbook", "-i", "inventories/lab", playbook, *arguments]
     environment = {**os.environ, "ANSIBLE_NOCOLOR": "1", "ANSIBLE_COLLECTIONS_PATH": str(collections)}
+    run = subprocess.run(command, cwd=lab.root, env=environment, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stdout + run.stderr
+    return run.stdout
+
+
+@pytest.mark.parametrize(
+    ("version", "careful"),
+    [(another_version, False), (another_version, True), (another_layout, False)],
+    ids=["all at once", "with care", "another layout of the maps"],
+)
+def test_a_new_build_on_every_box_under_load_loses_nothing(
+    lab: Lab,
+    tmp_path: Path,
+    hooks: tuple[str, str],
+    both_edges: None,
+    version: Callable[[Lab, Path], Path],
+    careful: bool,
+) -> None:
+    """All at once under traffic; with a canary, gates, and edges that are withdrawn meanwhile; and with maps that are
+    carried over by the names of their fields.
+    """
+    collections = version(lab, tmp_path / "other")
+    care = (*hooks, "-e", '{"edgewire_batches": [1, "100%"]}') if careful else ()
     before = programs(lab)
     try:
         with load(lab):
-            run = subprocess.run(command, cwd=lab.root, env=environment, capture_output=True, text=True, check=False)
-            assert run.returncode == 0, run.stdout + run.stderr
+            said = with_version(lab, collections, "edgewire.fleet.site", *care)
         after = programs(lab)
         assert not any(before[box] & after[box] for box in FLEET)
         assert announced(lab) == set(EDGES)
-        withdrawn = {host for task, host in changed_tasks(run.stdout) if "Have the router send nothing" in task}
+        withdrawn = {host for task, host in changed_tasks(said) if "Have the router send nothing" in task}
         assert withdrawn == (set(EDGES) if careful else set())
+    finally:
+        lab.playbook("edgewire.fleet.site")
+
+
+def test_back_to_the_previous_version_under_load_loses_nothing(lab: Lab, tmp_path: Path, both_edges: None) -> None:
+    """Every box at once; what runs then is what the older version wants, so that a run of it has nothing to do."""
+    with_version(lab, another_version(lab, tmp_path / "other"), "edgewire.fleet.site")
+    newer = programs(lab)
+    try:
+        with load(lab):
+            counts = recap(lab.playbook("edgewire.fleet.rollback").stdout)
+        assert {host: row["changed"] for host, row in counts.items()} == dict.fromkeys(FLEET, 1)
+        assert not any(newer[box] & programs(lab)[box] for box in FLEET)
+        counts = recap(lab.playbook("edgewire.fleet.site").stdout)
+        assert {row["changed"] for row in counts.values()} == {0}
+        lab.playbook("edgewire.fleet.verify")
     finally:
         lab.playbook("edgewire.fleet.site")
 
@@ -234,40 +285,3 @@ def test_a_worker_that_is_killed_takes_no_flow_of_the_others_along(lab: Lab, var
         lab.labctl("containers")
     lab.playbook("edgewire.fleet.site")
     lab.playbook("edgewire.fleet.verify")
-
-
-@contextmanager
-def full_disk(lab: Lab, box: str, directory: str) -> Iterator[Callable[[], None]]:
-    """A file system over a directory that has its files and no room; gives what makes room."""
-
-    def sh(*commands: str) -> None:
-        lab.run(box, "sh", "-c", f"set -e; cd /; d={directory}; k=/root/kept; " + "; ".join(commands))
-
-    filled = "cat /dev/zero >$d/filler 2>/dev/null || true"
-    sh("rm -rf $k", "cp -a $d $k", "mount -t tmpfs -o size=2m,mode=755 none $d", "cp -a $k/. $d", filled)
-    try:
-        yield lambda: sh("rm -f $d/filler")
-    finally:
-        # What was written meanwhile goes on to the disk, as if it had been there all the time.
-        sh("rm -rf $k $d/filler", "cp -a $d $k", "umount $d", "rm -rf $d/*", "cp -a $k/. $d", "rm -rf $k")
-
-
-def test_a_plan_for_which_there_is_no_room(lab: Lab) -> None:
-    """The run says so, the old plan is whole and the box goes on as it was; with room the next run does it all."""
-    directory = "/etc/edgewire"
-    before = lab.run("edge1", "cat", f"{directory}/plan.json").stdout
-    site = ("edgewire.fleet.site", "--limit", "edge1", "-e", "edgewire_drop_unserved=true")
-    with full_disk(lab, "edge1", directory) as make_room:
-        files = lab.run("edge1", "ls", "-A", directory).stdout
-        run = lab.playbook(*site, check=False)
-        assert run.returncode != 0
-        assert re.search(rf"{directory}/plan.json: .*[Nn]o space left on device", run.stdout), run.stdout
-        assert "Traceback" not in run.stdout
-        assert lab.run("edge1", "cat", f"{directory}/plan.json").stdout == before
-        assert lab.run("edge1", "ls", "-A", directory).stdout == files
-        assert answer(lab) == "198.18.0.80"
-        make_room()
-        lab.playbook(*site)
-        assert recap(lab.playbook(*site).stdout)["edge1"]["changed"] == 0
-    lab.playbook("edgewire.fleet.site", "--limit", "edge1")
-    lab.playbook("edgewire.fleet.verify", "--limit", "edge1")
