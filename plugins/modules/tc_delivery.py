@@ -83,7 +83,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ansible_collections.edgewire.fleet.plugins.module_utils.bpf import forwarder, options
-from ansible_collections.edgewire.fleet.plugins.module_utils.modules import run_module
+from ansible_collections.edgewire.fleet.plugins.module_utils.modules import object_of, run_module
 from ansible_collections.edgewire.fleet.plugins.module_utils.steps import result_of
 
 
@@ -91,7 +91,8 @@ def work(params: Mapping[str, Any], check_mode: bool) -> dict[str, Any]:
     """Attach or detach the worker's programs."""
     build = options.build_from("worker", params)
     desired = options.programs_from("worker", params, build)
-    steps = forwarder.apply(desired, build, check_mode, params["contents"])
+    contents = None if params["contents"] is None else object_of(params, "contents")
+    steps = forwarder.apply(desired, build, check_mode, contents)
     return result_of(steps, "worker programs", build=build.identity.hex()[:16])
 
 

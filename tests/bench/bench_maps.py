@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The edgewire.fleet contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""How long ``forwarder_map`` and ``fleet_verify`` take inside the module for large contents: ``make bench-maps``.
+"""How long modules that are given large contents take, inside the module: ``make bench-maps``.
 
 The modules run as Ansible runs them, from their arguments as JSON to their result as JSON, on real maps in a namespace,
 without the start of a Python process. EDGEWIRE_BENCH_PROFILE names a file for a profile of each run (cProfile).
@@ -24,7 +24,7 @@ from typing import Any
 import pytest
 from ansible.module_utils import basic
 from ansible_collections.edgewire.fleet.plugins.module_utils.bpf import forwarder, layout
-from ansible_collections.edgewire.fleet.plugins.modules import fleet_verify, forwarder_map
+from ansible_collections.edgewire.fleet.plugins.modules import fleet_verify, forwarder_map, xdp_forwarder
 from ansible_collections.edgewire.fleet.tests.kernel.bpf_support import (
     EDGE_PARAMS,
     V4,
@@ -126,6 +126,9 @@ def test_edge(shared_pins: Path, make_netns: Callable[[], Any], tmp_path: Path) 
         stored = tmp_path / "plan.json"
         stored.write_text(json.dumps(plan))
         sources = {role: source_of(role) for role in ("edge", "worker")}
+        programs = {"sources": sources, "capacity": vars(ROOM), "contents": json.dumps(edge)}
+        for _ in range(ROUNDS):
+            assert not run(f"programs with {VERIFIED} services, nothing to do", xdp_forwarder, programs)["changed"]
         given = {"plan": json.dumps(plan), "plan_file": str(stored), "sources": sources, "capacity": vars(ROOM)}
         for _ in range(ROUNDS):
             found = run(f"{VERIFIED} services of two backends, verified", fleet_verify, given)

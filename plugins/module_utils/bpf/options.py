@@ -25,7 +25,7 @@ CAPACITY_SPEC: dict[str, Any] = {
 # What the modules that attach a role's programs share besides.
 PROGRAMS_SPEC: dict[str, Any] = {
     "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
-    "contents": {"type": "dict"},
+    "contents": {"type": "json"},
     "force": {"type": "bool", "default": False},
     "alone": {"type": "bool", "default": True},
     **CAPACITY_SPEC,
