@@ -31,7 +31,7 @@ static __always_inline struct service *find_direct(__be32 vip, __be16 port, int 
 	struct direct *found = ew_direct.lookup(&place);
 
 	if (found && *(__u64 *)found == word)
-		return (struct service *)&found->lut_offset;
+		return (void *)(&found->state + 1);
 	*ask = !found || found->state == DIRECT_ASK;
 	return 0;
 }
@@ -45,7 +45,7 @@ static __always_inline struct service *find_direct6(const struct address *vip, _
 	struct direct6 *found = ew_direct6.lookup(&place);
 
 	if (found && ((__u64 *)found)[0] == upper && ((__u64 *)found)[1] == lower && *(__u32 *)&found->port == tail)
-		return (struct service *)&found->lut_offset;
+		return (void *)(&found->state + 1);
 	*ask = !found || found->state == DIRECT_ASK;
 	return 0;
 }

@@ -35,8 +35,10 @@ pytest_plugins = [
 pytestmark = pytest.mark.kernel
 
 LARGER = build_of("edge", replace(SMALL, services=128, backends=512))
-# Two fields of one size change places: a reader of the other version would take one for the other.
-SWAPPED = layout.Record("service", (layout.SERVICE.fields[1], layout.SERVICE.fields[0], *layout.SERVICE.fields[2:]))
+# The fields of a service, and the same with two of one size the other way round: a reader of the other version would
+# take one for the other.
+FIELDS = layout.SERVICE.fields
+SWAPPED = (FIELDS[1], FIELDS[0], *FIELDS[2:])
 # Every packet of a service is dropped, as if its table were empty.
 WRONG = replace(
     OLD,
@@ -48,14 +50,19 @@ int edge_xdp(struct xdp_md *ctx) { return XDP_DROP; }
 
 
 def use_swapped(patch: pytest.MonkeyPatch) -> successors.Build:
-    """Be the version of the collection whose ``struct service`` has two fields the other way round; its build."""
-    patch.setattr(layout, "SERVICE", SWAPPED)
-    specs = [replace(spec, value=SWAPPED) if spec.value.name == "service" else spec for spec in layout.MAPS["edge"]]
+    """Be the version of the collection whose services have two fields the other way round; its build."""
+    specs = []
+    for spec in layout.MAPS["edge"]:
+        value = spec.value
+        if value.fields[-len(FIELDS) :] == FIELDS:
+            value = layout.Record(value.name, (*value.fields[: -len(FIELDS)], *SWAPPED))
+            patch.setattr(layout, value.name.upper(), value)
+        specs.append(replace(spec, value=value))
     patch.setitem(layout.MAPS, "edge", tuple(specs))
-    first, second = (f"__u32 {name};" for name, _ in SWAPPED.fields[:2])
+    first, second = (f"__u32 {name};" for name, _ in SWAPPED[:2])
     built = build_of("edge")
-    start = built.source.index("struct service {")
-    end = built.source.index("};", start)
+    start = built.source.index("#define SERVICE_FIELDS")
+    end = built.source.index("struct service {", start)
     body = built.source[start:end]
     assert first in body
     assert second in body
