@@ -74,8 +74,10 @@ def _code() -> bytes:
     names = [*(f"{_PACKAGE}.{name}" for name in _CODE), _PACKAGE.rpartition(".")[0] + ".plan.maglev"]
     digest = hashlib.sha256()
     for name in names:
-        get_source: Callable[[str], str] | None = getattr(sys.modules[name].__loader__, "get_source", None)
-        digest.update((get_source(name) if get_source else name).encode())
+        # Python's own loaders tell a str, Ansible's on a controller bytes.
+        get_source: Callable[[str], str | bytes] | None = getattr(sys.modules[name].__loader__, "get_source", None)
+        source = get_source(name) if get_source else name
+        digest.update(source if isinstance(source, bytes) else source.encode())
     return digest.digest()
 
 
