@@ -20,6 +20,7 @@ _SETTLED_SECONDS = 0.5
 _IMAGE_UNIT = "edgewire-lab-image.service"
 # Podman's default network is built in, and IPv4 only; a file of its name and id overrides it.
 _NETWORK = Path("etc/containers/networks/podman.json")
+_BRIDGE = "podman0"
 _NETWORK_ID = "2f259bab93aaaaa2542ba43ef33eb990d0999ee1b9924b557b7be53c0b7a1bb9"
 
 
@@ -138,7 +139,7 @@ def _network(box: Box) -> str:
         "name": "podman",
         "id": _NETWORK_ID,
         "driver": "bridge",
-        "network_interface": "podman0",
+        "network_interface": _BRIDGE,
         "created": "2026-01-01T00:00:00Z",
         "subnets": subnets,
         "ipv6_enabled": any(subnet.version == 6 for subnet in box.container_subnets),
@@ -165,6 +166,7 @@ def _unit(box: Box, container: Container) -> str:
     # systemd has meanings of its own for these.
     command = container.command.format(box=box.name).replace("%", "%%").replace("$", "$$")
     mounts = "".join(f" --volume={path}:{path}:ro" for path in container.mounts)
+    # Each start has another link address, and the box would send IPv4 to the former one for some ten seconds.
     # Control groups: crun cannot make its own in a box, so the container's processes stay in this unit's.
     return f"""\
 [Unit]
@@ -179,6 +181,7 @@ NotifyAccess=all
 ExecStart=/usr/bin/podman run --name={container.name} --replace --detach --sdnotify=conmon --cgroups=disabled \\
   --network=podman --ip={container.ipv4} --ip6={container.ipv6}{mounts} {_IMAGE} \\
   {command}
+ExecStartPost=-/bin/ip neigh flush to {container.ipv4} dev {_BRIDGE}
 ExecStop=/usr/bin/podman stop --ignore --time=2 {container.name}
 Restart=always
 RestartSec=1
