@@ -20,6 +20,7 @@ from types import ModuleType
 
 # Ansible hands a module what it imports, so what the archive is made of has to be among that.
 from ansible_collections.edgewire.fleet.plugins.module_utils.boot import restore
+from ansible_collections.edgewire.fleet.plugins.module_utils.loading import module_source
 
 ROOT = "ansible_collections.edgewire.fleet.plugins.module_utils"
 # One import statement, in functions too. A parser would take most of the time that there is to put an archive together;
@@ -79,9 +80,7 @@ def _source(name: str) -> str | None:
     spec = importlib.util.find_spec(name)
     if spec is None or spec.submodule_search_locations is not None:
         return None
-    # Files, Ansible's archive of a module, and ours all have loaders that can.
-    source: str | None = spec.loader.get_source(name)  # type: ignore[union-attr]
-    return source
+    return module_source(spec.loader, name)
 
 
 def imports_in(source: str) -> list[tuple[str, list[str]]]:

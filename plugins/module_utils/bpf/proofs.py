@@ -16,13 +16,14 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from ansible_collections.edgewire.fleet.plugins.module_utils.bpf import edge_state, map_io
 from ansible_collections.edgewire.fleet.plugins.module_utils.files import write_if_changed
+from ansible_collections.edgewire.fleet.plugins.module_utils.loading import module_source
 
 DIRECTORY = Path("/run/edgewire/proofs")
 # Several, as options and plan may say the same in different words.
@@ -74,10 +75,7 @@ def _code() -> bytes:
     names = [*(f"{_PACKAGE}.{name}" for name in _CODE), _PACKAGE.rpartition(".")[0] + ".plan.maglev"]
     digest = hashlib.sha256()
     for name in names:
-        # Python's own loaders tell a str, Ansible's on a controller bytes.
-        get_source: Callable[[str], str | bytes] | None = getattr(sys.modules[name].__loader__, "get_source", None)
-        source = get_source(name) if get_source else name
-        digest.update(source if isinstance(source, bytes) else source.encode())
+        digest.update((module_source(sys.modules[name].__loader__, name) or name).encode())
     return digest.digest()
 
 
