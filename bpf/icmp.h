@@ -136,7 +136,7 @@ static __always_inline __s64 sum_bytes(struct __sk_buff *skb, __u32 offset, __u3
 
 	if (bpf_skb_load_bytes(skb, offset, chunk, odd))
 		return -1;
-	sum = bpf_csum_diff(0, 0, chunk, sizeof(chunk), 0);
+	sum = csum_diff(0, 0, chunk, sizeof(chunk), 0);
 #pragma nounroll
 	for (__u64 i = 0; i < ICMP6_QUOTE_MAX / QUOTE_CHUNK; i++) {
 		/* Left to itself, the compiler counts with `odd` alone, and then Linux 6.1's verifier sees no end. */
@@ -145,7 +145,7 @@ static __always_inline __s64 sum_bytes(struct __sk_buff *skb, __u32 offset, __u3
 			break;
 		if (sum < 0 || bpf_skb_load_bytes(skb, offset + odd, chunk, sizeof(chunk)))
 			return -1;
-		sum = bpf_csum_diff(0, 0, chunk, sizeof(chunk), sum);
+		sum = csum_diff(0, 0, chunk, sizeof(chunk), sum);
 		odd += QUOTE_CHUNK;
 	}
 	return sum;
@@ -180,13 +180,13 @@ static __always_inline void turn_ethernet(struct ethhdr *eth)
 
 static __always_inline __u16 ip_header_sum(const struct iphdr *ip)
 {
-	return checksum_close(bpf_csum_diff(0, 0, (__be32 *)ip, sizeof(*ip), 0));
+	return checksum_close(csum_diff(0, 0, (__be32 *)ip, sizeof(*ip), 0));
 }
 
 /* The sum over ICMPv6's pseudo-header (RFC 8200 section 8.1), unfolded. */
 static __always_inline __u64 icmp6_pseudo_sum(const struct ipv6hdr *ip)
 {
-	__u64 sum = bpf_csum_diff(0, 0, (__be32 *)&ip->saddr, sizeof(ip->saddr) + sizeof(ip->daddr), 0);
+	__u64 sum = csum_diff(0, 0, (__be32 *)&ip->saddr, sizeof(ip->saddr) + sizeof(ip->daddr), 0);
 
 	return sum + ip->payload_len + bpf_htons(IPPROTO_ICMPV6);
 }
@@ -223,7 +223,7 @@ static __always_inline int answer_error(struct __sk_buff *skb, __u8 type, __u8 c
 	if (sum < 0)
 		return tc_drop(reason);
 	answer.icmp = (struct icmp_header){.type = type, .code = code, .rest = bpf_htonl(rest)};
-	answer.icmp.check = checksum_close(bpf_csum_diff(0, 0, (__be32 *)&answer.icmp, sizeof(answer.icmp), sum));
+	answer.icmp.check = checksum_close(csum_diff(0, 0, (__be32 *)&answer.icmp, sizeof(answer.icmp), sum));
 	answer.ip = (struct iphdr){
 		.version = 4,
 		.ihl = 5,
@@ -272,7 +272,7 @@ static __always_inline int answer_error6(struct __sk_buff *skb, __u8 type, __u8 
 	answer.ip.saddr = answer.ip.daddr;
 	*(struct address *)&answer.ip.daddr = source;
 	answer.icmp = (struct icmp_header){.type = type, .code = code, .rest = bpf_htonl(rest)};
-	sum = bpf_csum_diff(0, 0, (__be32 *)&answer.icmp, sizeof(answer.icmp), sum);
+	sum = csum_diff(0, 0, (__be32 *)&answer.icmp, sizeof(answer.icmp), sum);
 	answer.icmp.check = checksum_close(sum + icmp6_pseudo_sum(&answer.ip));
 	turn_ethernet(&answer.eth);
 	tc_account(skb, reason);

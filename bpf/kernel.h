@@ -16,6 +16,13 @@
 #include <uapi/linux/pkt_cls.h>
 #include <uapi/linux/udp.h>
 
+/*
+ * bcc 0.26 declares this helper's result as int. Newer kernels fold the sum to 16 bits; to older ones, Linux 6.1 for one, it has
+ * 32, and half of all sums would be negative. Errors are (bpf-helpers(7)).
+ */
+static __s64 (*csum_diff)(const void *from, __u32 from_size, const void *to, __u32 to_size,
+			  __u32 seed) = (void *)BPF_FUNC_csum_diff;
+
 /* bcc 0.26 declares this helper with three arguments; the kernel's takes four (bpf-helpers(7)). */
 static long (*redirect_neigh)(__u32 ifindex, struct bpf_redir_neigh *params, int plen,
 			      __u64 flags) = (void *)BPF_FUNC_redirect_neigh;

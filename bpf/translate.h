@@ -21,7 +21,7 @@ static __always_inline long translate_address(struct __sk_buff *skb, __u32 udp_o
 	if (address_is_v4(from))
 		return bpf_l4_csum_replace(skb, check, from->word[3], to->word[3],
 					   BPF_F_PSEUDO_HDR | BPF_F_MARK_MANGLED_0 | sizeof(__be32));
-	change = bpf_csum_diff((__be32 *)from->word, sizeof(from->word), (__be32 *)to->word, sizeof(to->word), 0);
+	change = csum_diff((__be32 *)from->word, sizeof(from->word), (__be32 *)to->word, sizeof(to->word), 0);
 	if (change < 0)
 		return change;
 	return bpf_l4_csum_replace(skb, check, 0, change, BPF_F_PSEUDO_HDR | BPF_F_MARK_MANGLED_0);

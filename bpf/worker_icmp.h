@@ -135,7 +135,7 @@ static __always_inline int answer_expired(struct __sk_buff *skb, const struct wo
 		return tc_drop(DROP_TTL_EXPIRED);
 	relay_unwrap(&error.quoted, relay, relay->option.client, endpoint->vip.word[3], relay->ip.ttl);
 	error.icmp.type = ICMP4_TIME_EXCEEDED;
-	sum = bpf_csum_diff(0, 0, (__be32 *)&error.icmp, sizeof(error.icmp) + sizeof(error.quoted), sum);
+	sum = csum_diff(0, 0, (__be32 *)&error.icmp, sizeof(error.icmp) + sizeof(error.quoted), sum);
 	error.icmp.check = checksum_close(sum);
 	error.relay.ip = (struct iphdr){
 		.version = 4,
@@ -150,7 +150,7 @@ static __always_inline int answer_expired(struct __sk_buff *skb, const struct wo
 	};
 	error.relay.option = relay->option;
 	error.relay.option.stage = RELAY_PLAIN;
-	error.relay.ip.check = checksum_close(bpf_csum_diff(0, 0, (__be32 *)&error.relay, sizeof(error.relay), 0));
+	error.relay.ip.check = checksum_close(csum_diff(0, 0, (__be32 *)&error.relay, sizeof(error.relay), 0));
 	tc_account(skb, DROP_TTL_EXPIRED);
 	if (wrap_error(skb, &error, sizeof(error), sizeof(error.relay), udp_bytes))
 		return tc_drop(DROP_REWRITE_FAILED);
@@ -190,7 +190,7 @@ static __always_inline int answer_expired6(struct __sk_buff *skb, const struct w
 	outer.hop_limit = ICMP_TTL;
 	*(struct address *)&outer.saddr = endpoint->vip;
 	*(struct address *)&outer.daddr = client;
-	sum = bpf_csum_diff(0, 0, (__be32 *)&error.icmp, sizeof(error.icmp) + sizeof(error.quoted), sum);
+	sum = csum_diff(0, 0, (__be32 *)&error.icmp, sizeof(error.icmp) + sizeof(error.quoted), sum);
 	/* As the client gets it: the checksum covers the addresses. */
 	error.icmp.check = checksum_close(sum + icmp6_pseudo_sum(&outer));
 	relay6_wrap(&error.relay, &outer, &config->relay6, (const struct address *)&relay->ip.saddr,

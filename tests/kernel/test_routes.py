@@ -415,7 +415,7 @@ def test_systemd_networkd_takes_ours_away_unless_it_is_told(inside: Netns, tmp_p
     with log.open("wb") as output:
         daemon = subprocess.Popen(inside.command(*script), stdout=output, stderr=output)
     try:
-        wait_until(lambda: b"Enumeration completed" in log.read_bytes(), "networkd to look around")
+        wait_until(lambda: b"Enumeration completed" in log.read_bytes(), "networkd to look around", 60)
         inside.run("ip", "link", "add", "new0", "type", "veth", "peer", "name", "new1")
         inside.run("ip", "link", "set", "new0", "up")
         inside.run("ip", "link", "set", "new1", "up")
