@@ -113,7 +113,7 @@ def _switch(root: Path, unit: str, link: Path, target: Path, wanted: bool, runs:
     before = "enabled" if enabled else "disabled"
     if runs and enabled and not _is_active(root, unit):
         before = "stopped"
-    elif enabled and not runs and failure(root):
+    elif enabled and unit == UNIT and failure(root):
         before = "failed"
     after = "enabled" if wanted else "disabled"
     if before == after:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 
 from ansible_collections.edgewire.fleet.plugins.module_utils.bpf import layout
 from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.map_io import Maps, Run, Write
@@ -37,30 +36,13 @@ def place_of(key: bytes, places: int) -> int:
     return (product & _WORD) >> (64 - (places.bit_length() - 1))
 
 
-@dataclass
-class Direct:
-    """What one of the tables shall say, built from the services' packed keys and entries."""
-
-    name: str
-    places: int
-    found: dict[int, bytes] = field(default_factory=dict)
-
-    def add(self, key: bytes, entry: bytes) -> None:
-        """A service's entry: alone at its place, or one of several, for which the hash map is asked."""
-        place = place_of(key, self.places)
-        self.found[place] = bytes(self.size) if place in self.found else key[:-2] + _ONE + entry
-
-    @property
-    def size(self) -> int:
-        """Bytes of a place."""
-        return _RECORDS[self.name].size
-
-    def packed(self) -> bytes:
-        """All places."""
-        content = bytearray(_NOBODY[self.name] * self.places)
-        for place, value in self.found.items():
-            content[place * self.size : (place + 1) * self.size] = value
-        return bytes(content)
+def _wanted(name: str, places: int, entries: Mapping[bytes, bytes]) -> dict[int, bytes]:
+    """The places that are not nobody's: a service's where it is alone, and for several what asks the hash map."""
+    found: dict[int, bytes] = {}
+    for key, entry in entries.items():
+        place = place_of(key, places)
+        found[place] = bytes(_RECORDS[name].size) if place in found else key[:-2] + _ONE + entry
+    return found
 
 
 def read(maps: Maps) -> dict[str, bytes]:
@@ -85,17 +67,19 @@ def plan(
     after: list[Write | Run] = []
     for services, name in FRONT_OF.items():
         size = _RECORDS[name].size
-        wanted = Direct(name, len(state[name]) // size)
-        for key, entry in entries.get(services, {}).items():
-            wanted.add(key, entry)
-        old, new = state[name], wanted.packed()
+        places = len(state[name]) // size
+        wanted = _wanted(name, places, entries.get(services, {}))
+        content = bytearray(_NOBODY[name] * places)
+        for place, value in wanted.items():
+            content[place * size : (place + 1) * size] = value
+        old, new = state[name], bytes(content)
         head = size - layout.SERVICE.size
         changed = list(_changed(old, new, size))
         for place in changed:
             was, will = (side[place * size : (place + 1) * size] for side in (old, new))
             if any(was[:head]):
                 before.append((name, layout.U32.pack({"value": place}), bytes(head) + was[head:]))
-            if place in wanted.found and was[head:] != will[head:]:
+            if place in wanted and was[head:] != will[head:]:
                 after.append((name, layout.U32.pack({"value": place}), bytes(head) + will[head:]))
         after += [Run(name, start, new[start * size : end * size]) for start, end in _runs(changed)]
     return before, after

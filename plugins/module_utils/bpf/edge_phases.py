@@ -29,9 +29,7 @@ class Phases:
 
     def writes(self) -> Iterator[Change]:
         """All writes, in the order in which they are safe."""
-        phases: tuple[Sequence[Write | Run], ...] = (
-            *(self.allocate, self.tables, self.switch, self.settle, self.retire),
-        )
+        phases: list[Sequence[Write | Run]] = [self.allocate, self.tables, self.switch, self.settle, self.retire]
         for phase in phases:
             if phase is self.retire:  # no packet goes to these backends any more, and they can still be told by name
                 yield from self.folds

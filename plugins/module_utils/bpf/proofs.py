@@ -38,18 +38,8 @@ _NOT_COMPARED = frozenset(
 )
 # Where the comparing is done.
 _CODE = (
-    *(
-        "contents",
-        "direct",
-        "edge_backends",
-        "edge_maps",
-        "edge_phases",
-        "edge_services",
-        "edge_state",
-        "filters",
-        "layout",
-    ),
-    *("map_io", "ports", "proofs", "record", "relays", "space", "wanted", "worker_maps"),
+    *("contents", "direct", "edge_backends", "edge_maps", "edge_phases", "edge_services", "edge_state", "filters"),
+    *("layout", "map_io", "ports", "proofs", "record", "relays", "space", "wanted", "worker_maps"),
 )
 _PACKAGE = __name__.rpartition(".")[0]
 
