@@ -210,7 +210,8 @@ def map_id(lab: Lab, box: str, interface: str, name: str) -> int:
 
 
 FAMILIES = {"IPv4": DNS_VIP, "IPv6": DNS_VIP6}
-# Asks which worker answers, from one socket a port, again and again until a file is there; says who answered each.
+# Asks which worker answers, from one socket a port, again and again until a file is there; says who answered each. The last
+# round begins after the file was seen: an answer that a slow round before waited for in vain says nothing of the end.
 ASK = """
 import json, os, socket, struct, sys, time
 vip, first, count, stop = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
@@ -226,6 +227,7 @@ for port in range(first, first + count):
     sockets[port] = made
 said = {port: [] for port in sockets}
 while True:
+    last = stop == "once" or os.path.exists(stop)
     for port, made in sockets.items():
         made.send(struct.pack("!6H", port, 0x0100, 1, 0, 0, 0) + name + struct.pack("!2H", 16, 1))
         try:
@@ -233,7 +235,7 @@ while True:
             said[port].append(next((w for w in ("worker1", "worker2") if w.encode() in data), "?"))
         except TimeoutError:
             said[port].append("lost")
-    if stop == "once" or os.path.exists(stop):
+    if last:
         break
     time.sleep(0.2)
 print(json.dumps(said))
