@@ -95,7 +95,7 @@ static __always_inline int relay_error(struct __sk_buff *skb, const struct edge_
 	if (bpf_skb_load_bytes(skb, ETH_HLEN + sizeof(*ip), &error, sizeof(error)) || !quotes_udp(&error) ||
 	    error.ip.saddr != ip->daddr)
 		return VERDICT_NEXT;
-	service = find_service(config, ip->daddr, error.udp.source);
+	service = find_service(ip->daddr, error.udp.source);
 	if (!service)
 		return VERDICT_NEXT;
 	if (ip->ttl <= 1)
@@ -130,7 +130,7 @@ static __always_inline int relay_error6(struct __sk_buff *skb, const struct edge
 	quoted = address_of_v6(&error.ip.saddr);
 	if (!address_equal(&quoted, &vip))
 		return VERDICT_NEXT;
-	service = find_service6(config, &vip, error.udp.source);
+	service = find_service6(&vip, error.udp.source);
 	if (!service)
 		return VERDICT_NEXT;
 	if (ip->hop_limit <= 1)

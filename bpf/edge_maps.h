@@ -26,8 +26,7 @@ struct edge_config {
 	__u32 flags;
 	__u32 wireguard_mtu; /* bytes of an IP packet that WireGuard carries whole */
 };
-#define EDGE_HAS_RANGES 1 /* some service has a range of ports: look there where no single port is found */
-#define EDGE_DROPS_UNSERVED 2 /* what is for a VIP and for no service */
+#define EDGE_DROPS_UNSERVED 1 /* what is for a VIP and for no service */
 
 struct service_key {
 	__be32 vip;
@@ -91,6 +90,7 @@ struct direct6 {
 #define DIRECT_ONE 1 /* this service, and no other */
 #define DIRECT_NOBODY 2 /* no service */
 #define DIRECT_BITS 16 /* of a number of a place */
+#define RANGE_BLOCK 0xfc00 /* the bits of a port that tell its block of 1,024 */
 
 struct backend {
 	__be32 endpoint_id; /* 0: free slot */
@@ -167,6 +167,7 @@ BPF_TABLE("hash", struct service_key, struct service, ew_services, MAX_SERVICES)
 BPF_TABLE("hash", struct service6_key, struct service, ew_services6, MAX_SERVICES);
 BPF_TABLE("array", __u32, struct direct, ew_direct, 1 << DIRECT_BITS);
 BPF_TABLE("array", __u32, struct direct6, ew_direct6, 1 << DIRECT_BITS);
+BPF_TABLE("array", __u32, __u64, ew_no_range, (1 << DIRECT_BITS) / 64);
 BPF_F_TABLE("lpm_trie", struct range_key, struct service, ew_ranges, MAX_RANGES, BPF_F_NO_PREALLOC);
 BPF_F_TABLE("lpm_trie", struct range6_key, struct service, ew_ranges6, MAX_RANGES, BPF_F_NO_PREALLOC);
 BPF_TABLE("array", __u32, __u32, ew_lut, MAX_LUT);

@@ -58,7 +58,7 @@ static __always_inline int pass_on(struct __sk_buff *skb, const struct edge_conf
 
 	if (bpf_skb_load_bytes(skb, relay->ip.ihl * 4, &udp, sizeof(udp)))
 		return tc_drop(DROP_MALFORMED);
-	service = find_service(config, old->vip.word[3], udp.dest);
+	service = find_service(old->vip.word[3], udp.dest);
 	if (!service)
 		return tc_drop(DROP_NO_BACKEND);
 	flow.port = udp.dest;
@@ -82,7 +82,7 @@ static __always_inline int pass_on6(struct __sk_buff *skb, const struct edge_con
 
 	if (bpf_skb_load_bytes(skb, udp_offset, &udp, sizeof(udp)))
 		return tc_drop(DROP_MALFORMED);
-	service = find_service6(config, &old->vip, udp.dest);
+	service = find_service6(&old->vip, udp.dest);
 	if (!service)
 		return tc_drop(DROP_NO_BACKEND);
 	flow.port = udp.dest;

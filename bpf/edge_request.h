@@ -71,7 +71,7 @@ static __always_inline int forward(struct xdp_md *ctx, void *frame, void *data_e
 	/* Only the first fragment has ports. */
 	if ((void *)(udp + 1) > data_end || ip->frag_off & bpf_htons(IP_FRAGMENT_OFFSET_MASK))
 		return fragment ? hand_off_fragment(ctx, ip) : XDP_PASS;
-	service = find_service(config, ip->daddr, udp->dest);
+	service = find_service(ip->daddr, udp->dest);
 	if (!service)
 		return fragment ? hand_off_fragment(ctx, ip) : XDP_PASS;
 	if (service->filter) {
@@ -158,7 +158,7 @@ static __always_inline int forward6(struct xdp_md *ctx, void *frame, void *data_
 	if ((void *)(udp + 1) > data_end)
 		return place.fragment ? hand_off_fragment6(ctx, ip, &place) : XDP_PASS;
 	vip = address_of_v6(&ip->daddr);
-	service = find_service6(config, &vip, udp->dest);
+	service = find_service6(&vip, udp->dest);
 	if (!service)
 		return place.fragment ? hand_off_fragment6(ctx, ip, &place) : XDP_PASS;
 	client = address_of_v6(&ip->saddr);

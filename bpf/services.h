@@ -17,7 +17,7 @@ static __always_inline struct service_key service_key_of(__be32 vip, __be16 port
 	return key;
 }
 
-static __always_inline struct service *find_service(const struct edge_config *config, __be32 vip, __be16 port)
+static __always_inline struct service *find_service(__be32 vip, __be16 port)
 {
 	int ask = 0;
 	struct service *service = find_direct(vip, port, &ask);
@@ -27,7 +27,7 @@ static __always_inline struct service *find_service(const struct edge_config *co
 
 		service = ew_services.lookup(&key);
 	}
-	if (!service && config->flags & EDGE_HAS_RANGES) {
+	if (!service && may_be_in_range(vip, port)) {
 		struct range_key range = {.prefix_bits = 32 + 16, .vip = vip, .port = port};
 
 		service = ew_ranges.lookup(&range);
@@ -35,8 +35,7 @@ static __always_inline struct service *find_service(const struct edge_config *co
 	return service;
 }
 
-static __always_inline struct service *find_service6(const struct edge_config *config, const struct address *vip,
-						     __be16 port)
+static __always_inline struct service *find_service6(const struct address *vip, __be16 port)
 {
 	int ask = 0;
 	struct service *service = find_direct6(vip, port, &ask);
@@ -48,7 +47,7 @@ static __always_inline struct service *find_service6(const struct edge_config *c
 		*(__be32 *)&key.port = bpf_htonl((__u32)bpf_ntohs(port) << 16);
 		service = ew_services6.lookup(&key);
 	}
-	if (!service && config->flags & EDGE_HAS_RANGES) {
+	if (!service && may_be_in_range6(vip, port)) {
 		struct range6_key range = {.prefix_bits = 128 + 16, .vip = *vip, .port = port};
 
 		service = ew_ranges6.lookup(&range);

@@ -645,7 +645,7 @@ def test_the_narrowest_claim_wins(edge: Programs, net: Net) -> None:
     assert chosen_by(net, hit(edge, packet)) == wide.backends[0].endpoint_id, "strays are removed"
 
 
-# --- The table in front of the hash maps ------------------------------------------------------------------------------
+# --- The tables in front of the services' maps ------------------------------------------------------------------------
 
 
 def front_of(net: Net) -> tuple[str, bytes, Entry]:
@@ -695,6 +695,21 @@ def test_services_that_share_a_place_are_all_found(edge_programs: Programs, net:
     for service in (first, second):
         packet = frame(datagram(net.client, service.vip, SPORT, service.port))
         assert chosen_by(net, hit(edge_programs, packet)) == service.backends[0].endpoint_id
+
+
+@pytest.mark.parametrize("kind", RANGES)
+def test_a_trie_is_asked_only_where_no_bit_rules_it_out(edge_programs: Programs, net: Net, kind: str) -> None:
+    service = ranged(net, kind)
+    edge_programs.fill_edge(service)
+    packet = datagram(net.client, service.vip, SPORT, service.last_port)
+    (place,) = direct.places_of(service.vip, service.last_port, service.last_port, layout.DIRECT_PLACES)
+    word, bit = divmod(place, 64)
+    for value, is_relayed in ((0, True), (~(1 << bit) & (1 << 64) - 1, True), (1 << bit, False)):
+        edge_programs.put("ew_no_range", layout.U32.pack({"value": word}), layout.U64.pack({"value": value}))
+        if is_relayed:
+            hit(edge_programs, frame(packet))
+        else:
+            expect_untouched(edge_programs, frame(packet))
 
 
 # --- Maps that say what they should not ------------------------------------------------------------------------------

@@ -210,8 +210,8 @@ def map_id(lab: Lab, box: str, interface: str, name: str) -> int:
 
 
 FAMILIES = {"IPv4": DNS_VIP, "IPv6": DNS_VIP6}
-# Asks which worker answers, from one socket a port, again and again until a file is there; says who answered each. The last
-# round begins after the file was seen: an answer that a slow round before waited for in vain says nothing of the end.
+# Asks which worker answers, from one socket a port, again and again until a file is there; says who answered each. The
+# last round begins after the file was seen: what a slow round before waited for in vain says nothing of the end.
 ASK = """
 import json, os, socket, struct, sys, time
 vip, first, count, stop = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]

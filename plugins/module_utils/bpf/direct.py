@@ -1,13 +1,15 @@
 # SPDX-FileCopyrightText: 2026 The edgewire.fleet contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The tables in front of the services' hash maps: what their places say, and the writes that make them say it. Pure.
+"""The tables in front of the services' maps: what their places say, and the writes that make them say it. Pure.
 
-They say nothing that the hash maps do not say. ``bpf/direct.h`` looks services up in them by the same hashes; whoever
-changes those gives the maps other names, so that no build takes over places that it would not find.
+They say nothing that the services' maps do not say. ``bpf/direct.h`` looks services up in them by the same hashes;
+whoever changes those gives the tables other names, so that no build takes over places that it would not find.
 """
 
 from __future__ import annotations
 
+import array
+import operator
 import struct
 from collections.abc import Iterable, Iterator, Mapping
 
@@ -19,7 +21,9 @@ _WORD = (1 << 64) - 1
 _ONE = struct.pack("=H", layout.DIRECT_ONE)
 # Which table stands in front of which hash map.
 FRONT_OF = {"ew_services": "ew_direct", "ew_services6": "ew_direct6"}
-MAPS = tuple(FRONT_OF.values())
+# The bits in front of the tries.
+_NO_RANGE = "ew_no_range"
+MAPS = (*FRONT_OF.values(), _NO_RANGE)
 _RECORDS = {"ew_direct": layout.DIRECT, "ew_direct6": layout.DIRECT6}
 _NOBODY = {name: record.pack({"state": layout.DIRECT_NOBODY}) for name, record in _RECORDS.items()}
 _BLOCK = 256
@@ -52,19 +56,19 @@ def read(maps: Maps) -> dict[str, bytes]:
 
 def empty(places: int) -> dict[str, bytes]:
     """Tables as the kernel makes them."""
-    return {name: bytes(record.size * places) for name, record in _RECORDS.items()}
+    return {**{name: bytes(record.size * places) for name, record in _RECORDS.items()}, _NO_RANGE: bytes(places // 8)}
 
 
 def plan(
-    entries: Mapping[str, Mapping[bytes, bytes]], state: Mapping[str, bytes]
+    entries: Mapping[str, Mapping[bytes, bytes]], ranges: Iterable[tuple[str, int, int]], state: Mapping[str, bytes]
 ) -> tuple[list[Write], list[Write | Run]]:
     """The writes before the services' entries are switched, and those after.
 
-    ``entries`` are the wanted ones of each hash map, packed. Before, every place that changes is set to ask the hash
-    map; after, it gets its service's entry while it still does, and only then the key that packets are compared with.
+    ``entries`` are the wanted ones of each hash map, packed; ``ranges`` are VIP, first and last port. Before, every
+    place that changes is set to ask the map behind it; after, it gets its service's entry while it still does, and only
+    then the key that packets are compared with.
     """
-    before: list[Write] = []
-    after: list[Write | Run] = []
+    before, after = _plan_ranges(ranges, state[_NO_RANGE])
     for services, name in FRONT_OF.items():
         size = _RECORDS[name].size
         places = len(state[name]) // size
@@ -83,6 +87,29 @@ def plan(
                 after.append((name, layout.U32.pack({"value": place}), bytes(head) + will[head:]))
         after += [Run(name, start, new[start * size : end * size]) for start, end in _runs(changed)]
     return before, after
+
+
+def _plan_ranges(ranges: Iterable[tuple[str, int, int]], state: bytes) -> tuple[list[Write], list[Write | Run]]:
+    """The same for the bits in front of the tries: cleared before, set after."""
+    old = array.array("Q", state)
+    new = array.array("Q", [_WORD] * len(old))
+    for place in {place for claim in ranges for place in places_of(*claim, 64 * len(old))}:
+        new[place // 64] &= ~(1 << place % 64)
+    both = array.array("Q", map(operator.and_, old, new))
+    before: list[Write] = [
+        (_NO_RANGE, layout.U32.pack({"value": word}), layout.U64.pack({"value": bits}))
+        for word, bits in enumerate(both)
+        if bits != old[word]
+    ]
+    changed = (word for word, bits in enumerate(both) if bits != new[word])
+    return before, [Run(_NO_RANGE, start, new[start:end].tobytes()) for start, end in _runs(changed)]
+
+
+def places_of(vip: str, first: int, last: int, places: int) -> Iterator[int]:
+    """The places of a range's blocks of ports in ``ew_no_range``."""
+    record = layout.SERVICE6_KEY if ":" in vip else layout.SERVICE_KEY
+    for port in range(first - first % layout.RANGE_BLOCK, last + 1, layout.RANGE_BLOCK):
+        yield place_of(record.pack({"vip": vip, "port": port}), places)
 
 
 def _changed(old: bytes, new: bytes, size: int) -> Iterator[int]:

@@ -157,15 +157,18 @@ def _plan_config(wanted: EdgeWanted, state: EdgeState, result: Phases) -> None:
 def _plan_direct(
     wanted: EdgeWanted, state: EdgeState, records: Mapping[Claim, Mapping[str, int]], result: Phases
 ) -> None:
-    """Have the tables in front of the hash maps say the same; a step only where no other one brings them along."""
+    """Have the tables in front of the maps say the same; a step only where no other one brings them along."""
     entries: dict[str, dict[bytes, bytes]] = {}
+    ranges: list[Claim] = []
     for service in wanted.services:
         if service.port == service.last_port:
             entry = service.entries[0]
             entries.setdefault(entry.map, {})[entry.pack()] = layout.SERVICE.pack(records[service.claim])
-    before, after = direct.plan(entries, state.direct)
+        else:
+            ranges.append(service.claim)
+    before, after = direct.plan(entries, ranges, state.direct)
     result.allocate += before
     result.settle += after
-    if after and not result.steps:
+    if (before or after) and not result.steps:
         told = {"says": "what the services' entries say"}
         result.steps.append(make_step("index", "of services", {"says": "something else"}, told))

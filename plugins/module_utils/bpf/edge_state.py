@@ -181,13 +181,12 @@ class EdgeWanted:
     @property
     def config(self) -> dict[str, Any]:
         """The configuration record."""
-        ranges = any(service.port != service.last_port for service in self.services)
         return {
             "relay": self.relays.ipv4,
             "relay6": self.relays.ipv6,
             "wireguard_ifindex": self.wireguard_ifindex,
             "uplink_ifindex": self.uplink_ifindex,
-            "flags": layout.EDGE_HAS_RANGES * ranges | layout.EDGE_DROPS_UNSERVED * self.drop_unserved,
+            "flags": layout.EDGE_DROPS_UNSERVED * self.drop_unserved,
             "wireguard_mtu": self.wireguard_mtu,
         }
 

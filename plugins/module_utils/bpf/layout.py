@@ -55,7 +55,7 @@ EDGE_CONFIG = Record(
         ("wireguard_mtu", "u32"),
     ),
 )
-EDGE_HAS_RANGES, EDGE_DROPS_UNSERVED = 1, 2
+EDGE_DROPS_UNSERVED = 1
 SERVICE_KEY = Record("service_key", (("vip", "ipv4"), ("port", "be16"), ("zero", "u16")))
 SERVICE6_KEY = Record("service6_key", (("vip", "address"), ("port", "be16"), ("zero", "u16")))
 RANGE_KEY = Record("range_key", (("prefix_bits", "u32"), ("vip", "ipv4"), ("port", "be16"), ("zero", "u16")))
@@ -72,6 +72,7 @@ DIRECT = Record("direct", (("vip", "ipv4"), ("port", "be16"), ("state", "u16"), 
 DIRECT6 = Record("direct6", (("vip", "address"), ("port", "be16"), ("state", "u16"), *_SERVICE_FIELDS))
 DIRECT_ASK, DIRECT_ONE, DIRECT_NOBODY = 0, 1, 2
 DIRECT_PLACES = 65_536
+RANGE_BLOCK = 1024  # neighbouring ports that share a bit of ew_no_range
 SERVICE_AFFINITY_CLIENT = 1
 SERVICE_DRAINING = 2
 SERVICE_CARRIES_OVERSIZE = 4
@@ -292,6 +293,7 @@ MAPS: dict[str, tuple[MapSpec, ...]] = {
         MapSpec("ew_services6", "hash", SERVICE6_KEY, SERVICE, "services"),
         MapSpec("ew_direct", "array", U32, DIRECT, DIRECT_PLACES),
         MapSpec("ew_direct6", "array", U32, DIRECT6, DIRECT_PLACES),
+        MapSpec("ew_no_range", "array", U32, U64, DIRECT_PLACES // 64),
         MapSpec("ew_ranges", "lpm_trie", RANGE_KEY, SERVICE, "ranges"),
         MapSpec("ew_ranges6", "lpm_trie", RANGE6_KEY, SERVICE, "ranges"),
         MapSpec("ew_lut", "array", U32, U32, "lut"),
@@ -343,6 +345,7 @@ def assertions(role: str) -> str:
         lines.append(f'_Static_assert(EVENT_{event.upper()} == {number}, "event {event}");')
     if role == "edge":
         lines.append(f'_Static_assert(1 << DIRECT_BITS == {DIRECT_PLACES}, "places of ew_direct");')
+        lines.append(f'_Static_assert(RANGE_BLOCK == {0x10000 - RANGE_BLOCK}, "ports of a block");')
         for state, number in (("ASK", DIRECT_ASK), ("ONE", DIRECT_ONE), ("NOBODY", DIRECT_NOBODY)):
             lines.append(f'_Static_assert(DIRECT_{state} == {number}, "state {state.lower()} of a place");')
     lines.append(f'_Static_assert(EVENTS == {len(EVENTS)}, "number of events");')

@@ -20,7 +20,7 @@ def _plain(record: layout.Record, data: bytes) -> Any:
 def rendered(role: str, changes: Iterable[Change]) -> dict[str, list[dict[str, Any]]]:
     """Changes to empty maps by map: ``key`` and ``value`` of each entry, or ``index`` and ``values`` of a run of them.
 
-    Zeros in arrays are left out: a map starts as that. So are the tables in front of the services' hash maps, which say
+    Zeros in arrays are left out: a map starts as that. So are the tables in front of the services' maps, which say
     nothing else.
     """
     specs = {spec.name: spec for spec in layout.MAPS[role]}

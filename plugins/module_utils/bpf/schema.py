@@ -27,7 +27,7 @@ _NUMBERS = {
 }
 # Bits of the field ``flags`` by record.
 _FLAGS = {
-    "edge_config": {"has_ranges": layout.EDGE_HAS_RANGES, "drops_unserved": layout.EDGE_DROPS_UNSERVED},
+    "edge_config": {"drops_unserved": layout.EDGE_DROPS_UNSERVED},
     "service": {
         "affinity_client": layout.SERVICE_AFFINITY_CLIENT,
         "draining": layout.SERVICE_DRAINING,

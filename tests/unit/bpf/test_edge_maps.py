@@ -279,6 +279,7 @@ GARBAGE = {
     "ew_lut": (layout.U32, layout.U32),
     "ew_direct": (layout.U32, layout.DIRECT),
     "ew_direct6": (layout.U32, layout.DIRECT6),
+    "ew_no_range": (layout.U32, layout.U64),
     "ew_services": (layout.SERVICE_KEY, layout.SERVICE),
     "ew_services6": (layout.SERVICE6_KEY, layout.SERVICE),
     "ew_ranges": (layout.RANGE_KEY, layout.SERVICE),
