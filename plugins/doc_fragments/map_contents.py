@@ -130,6 +130,12 @@ options:
         type: str
         choices: [refuse, fragment]
         default: refuse
+      table_size:
+        description:
+          - How many slots the lookup table has at least. Without it, what the number of backends needs - a table of another
+            size sends most flows elsewhere, so a service that will grow past 2, 12 or 150 backends has its later size early.
+        type: int
+        choices: [256, 4096, 16384, 65536]
       backends:
         description: Where its packets go. Without a backend of a weight above 0 they are dropped and counted.
         type: list

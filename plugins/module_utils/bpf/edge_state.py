@@ -85,6 +85,7 @@ class BackendWanted:
 @dataclass(frozen=True)
 class ServiceWanted:
     """One VIP × port, or range of ports, and its backends. ``by_client``: all flows of a client go to one backend.
+    ``table_size``: how many slots the table has at least.
 
     ``drain_deadline`` is in seconds: how long flows may stay with backends that drain. ``carries_oversize``: WireGuard
     fragments what it cannot carry whole, whatever the sender says.
@@ -98,6 +99,7 @@ class ServiceWanted:
     by_client: bool = False
     drain_deadline: int = 600
     carries_oversize: bool = False
+    table_size: int = 0
 
     @functools.cached_property
     def claim(self) -> Claim:
@@ -135,7 +137,7 @@ class ServiceWanted:
         """Slots of the table, without building it."""
         lasting = self._lasting
         # By all backends, not by the live ones: draining one must not reshuffle the others' flows.
-        return table_size(len(lasting)) if any(backend.weight for backend in lasting) else 0
+        return table_size(len(lasting), self.table_size) if any(backend.weight for backend in lasting) else 0
 
     @property
     def span(self) -> int:
@@ -157,7 +159,7 @@ class ServiceWanted:
     def _table(self, pairs: list[tuple[int, int]]) -> list[int]:
         if len(pairs) == 1:  # what most services of a large fleet are
             return [pairs[0][0]] if self.size else []
-        return build_table(pairs, table_size(len(pairs)))
+        return build_table(pairs, table_size(len(pairs), self.table_size))
 
 
 @dataclass(frozen=True)
@@ -291,6 +293,11 @@ def take_tables(wanted: EdgeWanted, maps: Maps) -> None:
 def span_of(service: Mapping[str, int]) -> int:
     """How many places of ``ew_lut`` a service has."""
     return service["lut_size"] * (2 if service["flags"] & layout.SERVICE_DRAINING else 1)
+
+
+def asked_size(service: Mapping[str, int], n_backends: int) -> int:
+    """The table size that a service has by its own wish; 0 where it is what so many backends need."""
+    return service["lut_size"] if service["lut_size"] > table_size(n_backends) else 0
 
 
 EMPTY = EdgeState(

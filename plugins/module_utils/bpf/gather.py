@@ -73,6 +73,7 @@ def edge_options(state: edge_state.EdgeState, uplink: str, names: Names, now: in
                 "last_port": last_port,
                 "affinity": "client" if record["flags"] & layout.SERVICE_AFFINITY_CLIENT else "flow",
                 "oversize": "fragment" if record["flags"] & layout.SERVICE_CARRIES_OVERSIZE else "refuse",
+                **({"table_size": size} if (size := edge_state.asked_size(record, len(backends))) else {}),
                 **({"drain_deadline": max(0, -((now - deadline) // 10**9))} if deadline else {}),
                 "backends": [_backend(backend, hosts) for backend in backends],
             }

@@ -12,6 +12,7 @@ from ansible_collections.edgewire.fleet.plugins.module_utils.bpf import sources
 from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.layout import Capacity
 from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.programs import HOOKS, Desired
 from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.successors import Build
+from ansible_collections.edgewire.fleet.plugins.module_utils.plan.maglev import TABLE_SIZES
 
 SOURCES_SPEC: dict[str, Any] = {"sources": {"type": "dict"}}
 CAPACITY_SPEC: dict[str, Any] = {
@@ -93,6 +94,7 @@ CONTENTS_SPEC: dict[str, Any] = {
         last_port={"type": "int"},
         affinity={"type": "str", "choices": ["flow", "client"], "default": "flow"},
         oversize=_OVERSIZE,
+        table_size={"type": "int", "choices": list(TABLE_SIZES)},
         drain_deadline={"type": "int", "default": 600},
         backends=_listed(
             endpoint_id=_INT,

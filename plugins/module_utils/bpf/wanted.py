@@ -101,6 +101,7 @@ def _service(params: Mapping[str, Any], checks: _Checks) -> edge_state.ServiceWa
         ),
         by_client=params.get("affinity") == "client",
         drain_deadline=_given(params.get("drain_deadline"), 600),
+        table_size=params.get("table_size") or 0,
         carries_oversize=params.get("oversize") == "fragment",
     )
 

@@ -215,27 +215,29 @@ class _RoutesSource:
 def _edge_services(
     endpoints: Sequence[Endpoint], unreachable: frozenset[str], draining: frozenset[str]
 ) -> tuple[EdgeService, ...]:
-    grouped: dict[tuple[str, str, int, int, str, str], list[ServiceBackend]] = {}
-    deadlines: dict[str, int] = {}
+    grouped: dict[tuple[str, str, int, int], list[ServiceBackend]] = {}
+    services: dict[str, Service] = {}
     for endpoint in endpoints:
         key = endpoint.key
-        deadlines[key.service] = endpoint.service.drain_deadline
+        services[key.service] = endpoint.service
         weight, old = endpoint.backend.share, endpoint.backend.drain_share
         if key.worker in draining:
             weight, old = 0, old or weight
         if key.worker in unreachable:
             weight = old = 0
         backend = ServiceBackend(endpoint.id, key.worker, weight, old or None)
-        service = (key.service, key.vip, key.port, key.last_port, endpoint.service.affinity, endpoint.service.oversize)
-        grouped.setdefault(service, []).append(backend)
+        grouped.setdefault((key.service, key.vip, key.port, key.last_port), []).append(backend)
     return tuple(
         EdgeService(
-            *service[:5],
-            tuple(sorted(backends, key=lambda item: item.endpoint_id)),
-            deadlines[service[0]] if any(backend.drain_weight for backend in backends) else None,
-            _unless_refused(service[5]),
+            *claim,
+            affinity=service.affinity,
+            backends=tuple(sorted(backends, key=lambda item: item.endpoint_id)),
+            drain_deadline=service.drain_deadline if any(backend.drain_weight for backend in backends) else None,
+            oversize=_unless_refused(service.oversize),
+            table_size=service.table_size,
         )
-        for service, backends in sorted(grouped.items())
+        for claim, backends in sorted(grouped.items())
+        for service in (services[claim[0]],)
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from ipaddress import (
     IPv4Address,
     IPv4Network,
@@ -46,6 +47,19 @@ def integer(low: int, high: int, unit: str = "") -> Callable[[object], int]:
             what = f"{shown(value)} is not a whole number from {low} to {high}"
             raise ValueError(f"{what} {unit}".rstrip())
         return number
+
+    return convert
+
+
+def one_number(options: Collection[int]) -> Callable[[object], int]:
+    """A converter to one of ``options``; decimal strings count."""
+    read = integer(min(options), max(options))
+
+    def convert(value: object) -> int:
+        with suppress(ValueError):
+            if (number := read(value)) in options:
+                return number
+        raise ValueError(f"{shown(value)} is not one of {', '.join(map(str, sorted(options)))}")
 
     return convert
 

@@ -30,6 +30,8 @@ from functools import lru_cache
 # backends nothing but the share depends on the size. Few tiers, since a service that grows from one to the next
 # reshuffles its flows once.
 _TIERS = ((1, 1), (2, 256), (12, 4096), (150, 16384), (600, 65536))
+# The sizes that a service may ask for, so that it can grow without being reshuffled.
+TABLE_SIZES = tuple(size for _, size in _TIERS[1:])
 # The last of so many slots choose their backend. More of them cost less time and move more flows.
 _LAST = 512
 # How many slots a number in a list stands for: two bytes' worth.
@@ -38,18 +40,16 @@ _RANGE = 65536
 _RANKS = 64
 
 
-def table_size(n_backends: int) -> int:
+def table_size(n_backends: int, at_least: int = 0) -> int:
     """The number of slots for so many backends: 0 for none, 1 for one, else a power of two.
 
-    For 2 backends 256 slots, to 12 4,096, to 150 16,384, above 65,536. Whoever counts drained backends (weight
-    0) in keeps the size, and so the other flows, when one is drained.
+    For 2 backends 256 slots, to 12 4,096, to 150 16,384, above 65,536; where there are several, ``at_least`` so many.
+    Whoever counts drained backends (weight 0) in keeps the size, and so the other flows, when one is drained.
     """
-    if n_backends <= 0:
-        return 0
-    for most, size in _TIERS:
-        if n_backends <= most:
-            return size
-    return _TIERS[-1][1]
+    if n_backends <= 1:
+        return max(n_backends, 0)
+    needed = next((size for most, size in _TIERS if n_backends <= most), TABLE_SIZES[-1])
+    return max(needed, at_least)
 
 
 def build_table(backends: Sequence[tuple[int, int]], size: int) -> list[int]:

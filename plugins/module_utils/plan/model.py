@@ -107,7 +107,7 @@ class EdgeService:
     ``port`` is the first port and ``last_port`` the last, the same for a single one. ``affinity``
     is what keeps to one backend: a "flow" or a "client". ``drain_deadline`` is there while a
     backend drains: for how many seconds it may keep flows. ``oversize`` is "fragment" where WireGuard
-    fragments what it cannot carry whole.
+    fragments what it cannot carry whole. ``table_size`` is how many slots its table has at least.
     """
 
     name: str
@@ -118,6 +118,7 @@ class EdgeService:
     backends: tuple[ServiceBackend, ...]
     drain_deadline: int | None = None
     oversize: str | None = None
+    table_size: int | None = None
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from ansible_collections.edgewire.fleet.plugins.module_utils.plan import convert
 from ansible_collections.edgewire.fleet.plugins.module_utils.plan.convert import Address
 from ansible_collections.edgewire.fleet.plugins.module_utils.plan.filters import Filter, parse_filter
+from ansible_collections.edgewire.fleet.plugins.module_utils.plan.maglev import TABLE_SIZES, table_size
 from ansible_collections.edgewire.fleet.plugins.module_utils.plan.ports import (
     PortRange,
     mapped,
@@ -33,6 +34,10 @@ SERVICE_KEYS: Mapping[str, str] = {
     "oversize": (
         "What does not fit into WireGuard: `refuse` (default) drops it and tells the sender; `fragment` lets "
         "WireGuard's own packet go in fragments."
+    ),
+    "table_size": (
+        "Slots of its lookup table: 256, 4096, 16384 or 65536. Default: what its backends need. One that will grow "
+        "past 2, 12 or 150 backends, and shall not be reshuffled then, has its later size from the beginning."
     ),
     "drain_idle": "Seconds, 60: while a backend drains, how long a flow may be silent to stay.",
     "drain_deadline": "Seconds, 600: how long any flow may stay while its backend drains.",
@@ -59,6 +64,7 @@ _affinity = convert.choice(("flow", "client"))
 _reply = convert.choice(("edge", "direct"))
 _oversize = convert.choice(("refuse", "fragment"))
 _state = convert.choice(("live", "drain", "dead"))
+_table_size = convert.one_number(TABLE_SIZES)
 _DRAIN_IDLE, _DRAIN_DEADLINE = 60, 600
 # A day, and a week: what is meant to go on for longer is no drain.
 _drain_idle = convert.integer(1, 86_400, "seconds")
@@ -69,6 +75,7 @@ _OPTIONS: Mapping[str, Callable[[object], Any]] = {
     "affinity": _affinity,
     "reply": _reply,
     "oversize": _oversize,
+    "table_size": _table_size,
     "drain_idle": _drain_idle,
     "drain_deadline": _drain_deadline,
 }
@@ -131,6 +138,7 @@ class Service:
     drain_idle: int = _DRAIN_IDLE
     drain_deadline: int = _DRAIN_DEADLINE
     oversize: str = "refuse"
+    table_size: int | None = None
 
 
 def parse_services(raw: object, workers: Collection[str], problems: Problems) -> list[Service]:
@@ -180,6 +188,9 @@ def _parse_service(number: int, item: Mapping[str, Any], workers: Collection[str
             except ValueError as error:
                 problems.add(subject, key, str(error))
     backends = _parse_backends(item.get("backends"), vips, ports, workers, subject, problems)
+    needed = table_size(len(backends))
+    if needed > options.get("table_size", needed):
+        problems.add(subject, "table_size", f"{len(backends)} backends need {needed} slots")
     held = parse_filter(item, subject, problems)
     return Service(name, tuple(vips), tuple(ports), backends=tuple(backends), filter=held, **options)
 

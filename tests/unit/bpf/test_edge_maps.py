@@ -50,8 +50,12 @@ OWN = Relays("100.96.0.100", "fd65::100")
 def _small_tables() -> Iterator[None]:
     """Maglev tables of 8 slots, so that a property can look at every prefix of the writes."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(edge_state, "table_size", lambda backends: 1 if backends == 1 else TABLE)
+        patch.setattr(edge_state, "table_size", _small_size)
         yield
+
+
+def _small_size(n_backends: int, at_least: int = 0) -> int:
+    return 1 if n_backends == 1 else max(TABLE, at_least)
 
 
 NETWORKS = ["198.51.100.0/24", "198.51.100.7/32", "0.0.0.0/0", "2001:db8:c::/64", "::/0"]
@@ -80,7 +84,9 @@ def wanted_states(draw: st.DrawFn) -> EdgeWanted:
             )
             for n in chosen
         )
-        services.append(ServiceWanted(f"service{number}", *CLAIMS[number], backends, draw(st.booleans())))
+        size = draw(st.sampled_from([0, 2 * TABLE]))
+        by_client = draw(st.booleans())
+        services.append(ServiceWanted(f"service{number}", *CLAIMS[number], backends, by_client, table_size=size))
     used = {backend.worker for service in services for backend in service.backends}
     names = sorted(used | draw(st.sets(st.sampled_from(sorted(WORKERS)))))
     dead = draw(st.sets(st.sampled_from(names))) if names else set()

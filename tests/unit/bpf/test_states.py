@@ -90,7 +90,9 @@ def test_what_an_edge_gathers_is_what_was_wanted(wanted: EdgeWanted) -> None:
     found = contents.edge_wanted(options_of(maps, names(wanted), SECOND))
 
     def plain(one: EdgeWanted) -> Any:
-        services = {s.claim: (s.name, frozenset(s.backends), s.by_client, s.carries_oversize) for s in one.services}
+        services = {
+            s.claim: (s.name, frozenset(s.backends), s.by_client, s.carries_oversize, s.size) for s in one.services
+        }
         held = {item.service: item.record(0) | {"list": item.sources} for item in one.filters}
         return services, held, dict(one.workers), one.dead_workers, one.config
 

@@ -86,7 +86,7 @@ def test_what_is_left_out_is_the_default_and_only_the_choices_are_taken(spec: Ma
         if "default" in option:
             assert parse(**{name: option["default"]}) == parse(), name
         if "choices" in option:
-            with pytest.raises(EdgewireError, match=f"is not one of {', '.join(sorted(option['choices']))}"):
+            with pytest.raises(EdgewireError, match=f"is not one of {', '.join(map(str, sorted(option['choices'])))}"):
                 parse(**{name: "none of these"})
 
 

@@ -101,10 +101,22 @@ def test_the_least_and_the_most_backends_of_a_tier(number: int) -> None:
         assert moved / len(before) <= 1 / number + 0.02
 
 
+@pytest.mark.parametrize("number", [2, 12])
+def test_a_service_with_its_later_size_grows_into_it_without_being_reshuffled(number: int) -> None:
+    dice = random.Random(number)
+    ids = dice.sample(range(1, 2**32), number + 1)
+    size = table_size(number + 1)
+    assert table_size(number) < size == table_size(number, size)
+    before, after = (build_table([(ident, 1) for ident in some], size) for some in (ids[:number], ids))
+    moved = sum(old != new for old, new in zip(before, after, strict=True))
+    assert moved / size <= 1 / (number + 1) + 0.02
+
+
 def test_sizes() -> None:
     sizes = [table_size(number) for number in range(3000)]
     assert sizes[:4] == [0, 1, 256, 4096]
     assert sizes == sorted(sizes)
+    assert [table_size(number, 4096) for number in (0, 1, 2, 12, 13)] == [0, 1, 4096, 4096, 16384]
     assert all(size & (size - 1) == 0 and size <= 65_536 for size in sizes)
 
 

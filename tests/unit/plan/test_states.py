@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from ansible_collections.edgewire.fleet.plugins.module_utils.errors import EdgewireError
 from ansible_collections.edgewire.fleet.plugins.module_utils.plan.build import FleetPlan, plan_fleet
 from ansible_collections.edgewire.fleet.plugins.module_utils.plan.model import EdgeService, HostPlan
 
@@ -80,6 +81,23 @@ def test_what_becomes_of_packets_that_do_not_fit(
     plan = planned(fleet, key_of)
     assert {service.oversize for host in plan.hosts if host.edge for service in host.edge.services} == {said}
     assert {end.oversize for host in plan.hosts if host.worker for end in host.worker.endpoints} == {said}
+
+
+def test_a_table_is_as_large_as_its_service_says(make_fleet: MakeFleet, key_of: KeyOf) -> None:
+    fleet = make_fleet()
+    assert dns_of(planned(fleet, key_of)).table_size is None
+    fleet["vars"]["edgewire_services"][0]["table_size"] = "4096"
+    assert dns_of(planned(fleet, key_of)).table_size == 4096
+
+
+def test_a_table_that_is_too_small_for_its_backends(make_fleet: MakeFleet, key_of: KeyOf) -> None:
+    fleet = make_fleet()
+    service = fleet["vars"]["edgewire_services"][0]
+    service["table_size"] = 256
+    first = service["backends"][0]
+    service["backends"] += [{**first, "port": 5300 + number} for number in range(2)]
+    with pytest.raises(EdgewireError, match="table_size: 4 backends need 4096 slots"):
+        planned(fleet, key_of)
 
 
 def test_a_worker_that_drains_drains_all_its_backends(make_fleet: MakeFleet, key_of: KeyOf) -> None:

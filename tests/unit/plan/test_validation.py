@@ -67,6 +67,8 @@ SERVICE_PROBLEMS: list[tuple[dict[str, Any] | str, str]] = [
     ({"name": "s12h", "drain_idle": 0}, "drain_idle: 0 is not a whole number from 1 to 86400 seconds"),
     ({"name": "s12i", "drain_deadline": "long"}, "'long' is not a whole number from 1 to 604800 seconds"),
     ({"name": "s12j", "oversize": "drop"}, "'drop' is not one of fragment, refuse"),
+    ({"name": "s12k", "table_size": 1024}, "table_size: 1024 is not one of 256, 4096, 16384, 65536"),
+    ({"name": "s12l", "table_size": 65537}, "65537 is not one of 256, 4096"),
     ({"name": "s12f", "reply": "fast"}, "'fast' is not one of direct, edge"),
     ({"name": "s13", "backends": [{**_BACKEND, "weight": -1}]}, "-1 is not a whole number from 0"),
     ({"name": "s14", "backends": [{**_BACKEND, "weight": 1.5}]}, "1.5 is not a whole number"),
