@@ -84,10 +84,13 @@ lint: setup .cache/lint.stamp ## Every check that runs nothing; some of them wit
 	.cache/lint/venv/bin/pip install --quiet --disable-pip-version-check -r requirements-lint.txt
 	touch $@
 
+# There is one lab, and what runs in it takes all of the machine. The others have namespaces, names and directories of their own.
 .PHONY: test
 test: TESTS ?= tests/unit tests/kernel tests/lab
 test: setup ## Unit tests, kernel tests in namespaces, and the end-to-end run in the lab; some of it with TESTS="tests/unit"
-	@$(BIN)/pytest -m "not faults" $(TESTS)
+	@lab="$(filter tests/lab%,$(TESTS))" others="$(filter-out tests/lab%,$(TESTS))"
+	[ -z "$$others" ] || $(BIN)/pytest -m "not faults" -n 2 --dist worksteal $$others
+	[ -z "$$lab" ] || $(BIN)/pytest -m "not faults" $$lab
 
 .PHONY: test-faults
 test-faults: setup ## The longer tests of roll-outs that go wrong, of hosts that drain, reboot and die under load

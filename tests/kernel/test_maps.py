@@ -237,9 +237,8 @@ def test_large_contents_come_and_go(edge_box: Box) -> None:
         for n in range(1, 61)
     ]
     gone = 2 * (3 + 2 + len(games_entries(V4)))  # of each family: three backends, two single ports, a range
-    configuration = 1  # there is no range any more
     vips = 60 + 6 - 2 * 2  # two are in both
-    assert len(contents.ensure("edge", params)) == 60 + 70 + gone + vips + configuration
+    assert len(contents.ensure("edge", params)) == 60 + 70 + gone + vips
     assert contents.preview("edge", params) == []
     state = edge_state.read(edge_box.maps)
     assert len(state.entries) == 60
