@@ -6,8 +6,11 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
+import traceback
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,7 +21,7 @@ from ansible_collections.edgewire.fleet.plugins.module_utils.bpf import (
     forwarder,
     kept_builds,
     layout,
-    map_io,
+    libbpf,
     rollback,
     successors,
     trial,
@@ -91,7 +94,7 @@ def test_nothing_is_lost_under_traffic(edge: Edge, new: successors.Build) -> Non
     if new is NEW:
         assert {spec.name for spec in layout.MAPS["edge"] if spec.carried} <= same
     assert edge.running() == {OLD.identity}
-    assert contents.preview("edge", EDGE_PARAMS) == []
+    edge.run_after()
 
 
 def test_swapped_fields_of_one_size_are_carried_over_by_name(edge: Edge) -> None:
@@ -103,7 +106,7 @@ def test_swapped_fields_of_one_size_are_carried_over_by_name(edge: Edge) -> None
     with pytest.raises(EdgewireError, match="another layout"):
         contents.ensure("edge", EDGE_PARAMS)
     edge.upgrade(OLD)
-    assert contents.preview("edge", EDGE_PARAMS) == []
+    edge.run_after()
     assert edge.counters() == before
     edge.relay_one()
 
@@ -125,7 +128,7 @@ def test_what_cannot_be_carried_over_is_written_before_the_swap(edge: Edge) -> N
         traffic.wait_for(100)
     assert traffic.requests == list(range(traffic.sent))
     assert traffic.replies == list(range(traffic.sent))
-    assert contents.preview("edge", EDGE_PARAMS) == []
+    edge.run_after()
 
 
 def test_too_little_room_is_told_and_nothing_is_changed(edge: Edge) -> None:
@@ -272,15 +275,23 @@ def test_programs_that_are_not_whole_are_not_rolled_back(edge: Edge) -> None:
 # --- Killed ----------------------------------------------------------------------------------------------------------
 
 
-def in_child(work: Callable[[], Any]) -> int:
-    """Run in a process of its own; how it ended, as waitpid(2) tells."""
+def forked(work: Callable[[], Any]) -> int:
+    """Begin a process of its own; its id. It ends with 0, or says which error it met."""
     child = os.fork()
     if child == 0:
         try:
             work()
-        finally:
-            os._exit(0)
-    return os.waitpid(child, 0)[1]
+        except BaseException:
+            traceback.print_exc()
+            sys.stderr.flush()
+            os._exit(1)
+        os._exit(0)
+    return child
+
+
+def in_child(work: Callable[[], Any]) -> int:
+    """Run in a process of its own; how it ended, as waitpid(2) tells."""
+    return os.waitpid(forked(work), 0)[1]
 
 
 def die(*_: Any, **__: Any) -> None:
@@ -288,36 +299,42 @@ def die(*_: Any, **__: Any) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-STAGES: list[tuple[object, str]] = [
+STAGES: list[tuple[Any, str]] = [
     (successors, "prepare"),
     (upgrade, "fill"),
     (upgrade, "probe_new"),
+    (upgrade, "note_previous"),
+    (os, "fchmod"),  # in the midst of that
     (upgrade, "swap"),
     (upgrade, "probe_live"),
     (upgrade, "catch_up"),
     (upgrade, "pin"),
-    (upgrade, "note_previous"),
+    (libbpf, "pin"),  # the first program's, in a directory that has no name yet
+    (Path, "rename"),  # all are in it
     (attach, "tidy_links"),
     (attach, "remove"),
 ]
+STAGE_NAMES = [f"{module.__name__.rpartition('.')[2]}.{stage}" for module, stage in STAGES]
 
 
 @pytest.mark.parametrize("new", [NEW, LARGER], ids=["same layout", "larger maps"])
-@pytest.mark.parametrize(("module", "stage"), STAGES, ids=[stage for _, stage in STAGES])
+@pytest.mark.parametrize(("module", "stage"), STAGES, ids=STAGE_NAMES)
 def test_killed_before_a_stage(
-    edge: Edge, module: object, stage: str, new: successors.Build, monkeypatch: pytest.MonkeyPatch
+    edge: Edge, module: Any, stage: str, new: successors.Build, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     edge.serve()
     edge.build = new
     with monkeypatch.context() as patch:
         patch.setattr(module, stage, die)
         ended = in_child(lambda: forwarder.ensure(edge.wanted(), new))
-    if stage != "remove":  # nothing has to go where all maps are shared
+    if (stage, new) != ("remove", NEW):  # nothing has to go where all maps are shared
         assert os.WTERMSIG(ended) == signal.SIGKILL
     edge.relay_one()
     edge.ensure()
     assert edge.running() == {new.identity}
-    assert contents.preview("edge", EDGE_PARAMS) == []
+    assert list(kept_builds.DIRECTORY.glob(".*")) == [], "what was half written is gone"
+    assert rollback.roll_back("edge", True).build == OLD.identity
+    edge.run_after()
     edge.relay_one()
 
 
@@ -341,7 +358,8 @@ def test_killed_between_two_hooks(
         assert os.WTERMSIG(in_child(lambda: forwarder.ensure(edge.wanted(), new))) == signal.SIGKILL
     edge.relay_one()
     edge.ensure()
-    assert contents.preview("edge", EDGE_PARAMS) == []
+    assert edge.running() == {new.identity}
+    edge.run_after()
     edge.relay_one()
 
 
@@ -359,19 +377,8 @@ def test_two_runs_at_once(edge: Edge, monkeypatch: pytest.MonkeyPatch, tmp_path:
 
         return work
 
-    children = []
-    for name in ("one", "two"):
-        child = os.fork()
-        if child == 0:
-            try:
-                run(name)()
-            finally:
-                os._exit(0)
-        children.append(child)
-    for child in children:
-        os.waitpid(child, 0)
+    children = [forked(run(name)) for name in ("one", "two")]
+    assert [os.waitpid(child, 0)[1] for child in children] == [0, 0]
     assert sorted((tmp_path / name).read_text() for name in ("one", "two")) == ["0", "3"]
-    assert edge.ensure() == []
-    with map_io.running_maps("edge") as maps:
-        assert maps is not None
+    edge.run_after()
     edge.relay_one()

@@ -62,12 +62,19 @@ class Edge(BareEdge):
         return replace(desired("edge", self.build), **more)
 
     def ensure(self, params: dict[str, Any] | None = None, **more: Any) -> list[Step]:
-        """Predict, do, and find that the prediction was right and nothing is left to do."""
+        """Predict, do, and find that the prediction was right and that the next run finds nothing to do."""
         predicted = forwarder.preview(self.wanted(**more))
         steps = forwarder.ensure(self.wanted(**more), self.build, params)
         assert steps == predicted
         assert forwarder.preview(self.wanted(**more)) == []
+        assert forwarder.ensure(self.wanted(**more), self.build, params) == []
         return steps
+
+    def run_after(self) -> None:
+        """A whole run, as after any other: it changes nothing, neither programs nor contents."""
+        assert forwarder.ensure(self.wanted(), self.build, EDGE_PARAMS) == []
+        assert contents.preview("edge", EDGE_PARAMS) == []
+        assert contents.ensure("edge", EDGE_PARAMS) == []
 
     def serve(self) -> None:
         """The present build with its services."""

@@ -142,16 +142,20 @@ def related(role: str, builds: Collection[bytes]) -> set[bytes]:
 
 
 def leftovers(role: str, builds: Collection[bytes]) -> list[Path]:
-    """Files of the role that are of no related build."""
+    """Files of the role that are of no related build, or that were half written when a run was killed."""
     files = _files(role)
     if not files:
-        return []
+        return _half_written(role)
     known = {path_of(role, identity) for identity in related(role, builds)}
-    return [path for path in files if path not in known]
+    return [*(path for path in files if path not in known), *_half_written(role)]
 
 
 def _files(role: str) -> list[Path]:
     return sorted(DIRECTORY.glob(f"{role}-*"))
+
+
+def _half_written(role: str) -> list[Path]:
+    return sorted(DIRECTORY.glob(f".{role}-*"))  # see files.py
 
 
 def load(
@@ -187,7 +191,7 @@ def _make(shape: MapShape, stack: ExitStack) -> int:
 
 def forget(role: str) -> None:
     """Remove the role's builds."""
-    for path in DIRECTORY.glob(f"{role}-*"):
+    for path in (*_files(role), *_half_written(role)):
         path.unlink()
     for directory in (DIRECTORY, DIRECTORY.parent):
         try:

@@ -53,6 +53,7 @@ def take_over(
         new = successors.prepare(desired, observed, build, stack)
         fill(desired, new, contents)
         probe_new(desired, new)
+        note_previous(desired, observed)
     except EdgewireError:
         _forget_new(desired, was_kept)
         raise
@@ -69,7 +70,6 @@ def take_over(
         raise
     catch_up(new)
     pin(desired, observed, new)
-    note_previous(desired, observed)
     catch_up(new)  # what was in the old programs when their hooks were swapped has long left them
 
 
@@ -190,7 +190,7 @@ def _replaced(desired: Desired, observed: Observed) -> list[bytes]:
 
 
 def note_previous(desired: Desired, observed: Observed) -> None:
-    """Write down which build this one took over from, for a rollback."""
+    """Write down which build this one takes over from, for a rollback: before it does, or a crash would forget it."""
     replaced = _replaced(desired, observed)
     kept = kept_builds.read(desired.role, desired.build)
     if not replaced or kept is None:
