@@ -53,6 +53,7 @@ from ansible_collections.edgewire.fleet.tests.kernel.bpf_support import (
     unwrapped,
     wrapped,
 )
+from ansible_collections.edgewire.fleet.tests.kernel.conftest import wait_until
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -350,9 +351,12 @@ def test_a_fragment_too_long_to_be_held(worker_programs: Programs) -> None:
 def host_socket(way: Way, port: int) -> socket.socket:
     """A socket of the box itself at an address that fragments for services come to, too."""
     if isinstance(way, EdgeIn):
-        vip = way.net.dns_vip
-        way.box.ns.run("ip", "address", "add", vip, "dev", "lo", *(["nodad"] if way.net.version == 6 else []))
-        return udp_socket(way.box.ns, vip, port)
+        vip, ns = way.net.dns_vip, way.box.ns
+        ns.run("ip", "address", "add", vip, "dev", "lo", *(["nodad"] if way.net.version == 6 else []))
+        # Of an IPv6 address a thread of the kernel's makes the local route, some time after ip(8) has ended.
+        local = ("ip", f"-{way.net.version}", "route", "show", "table", "local", vip)
+        wait_until(lambda: ns.run(*local).stdout, f"packets to {vip} to be the host's")
+        return udp_socket(ns, vip, port)
     return udp_socket(way.box.ns, way.net.bridge, port)
 
 
