@@ -121,3 +121,4 @@ def test_a_clock_that_was_set_back(make_box: Callable[..., Box], veth: Callable[
     wait_until(lambda: latest(one), "the peer to begin a session", 60)
     assert heard(one, two, "100.64.0.2") == "100.64.0.1"
     assert heard(two, one, "100.64.0.1") == "100.64.0.2"
+    assert one.apply() == two.apply() == []

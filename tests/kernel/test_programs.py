@@ -159,13 +159,6 @@ def test_check_mode_before_the_interfaces_exist(host: Host) -> None:
     assert map_io.find_attached("edge") == {}
 
 
-def test_without_a_bpffs(host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attach, "BPFFS", tmp_path)
-    with pytest.raises(EdgewireError, match=f"no bpffs is mounted at {tmp_path}"):
-        host.ensure()
-    assert map_io.find_attached("edge") == {}
-
-
 @pytest.mark.parametrize(("interface", "program"), [("eth0", "edge_handoff on eth0"), ("wg0", "edge_egress on wg0")])
 def test_a_removed_filter_comes_back_without_compiling(
     host: Host, compiles: list[str], interface: str, program: str
@@ -275,6 +268,8 @@ def test_a_foreign_program_at_our_priority_stays(host: Host, load_foreign: LoadF
         host.ensure()
     assert host.ensure(present=False) == []
     assert libbpf.tc_query(ifindex, 7700) == theirs
+    libbpf.tc_detach(ifindex, 7700)
+    assert names(host.ensure(), "add") == EDGE_HOOKS
 
 
 @pytest.mark.parametrize("side", ["ingress", "egress"])
@@ -342,6 +337,7 @@ def test_a_new_interface_of_the_same_name(host: Host, compiles: list[str], make_
     assert names(host.ensure(), "add") == ["edge_handoff on eth0", "edge_xdp on eth0"]
     assert compiles == ["edge"]
     assert [(s.kind, s.verb) for s in contents.ensure("edge", EDGE_PARAMS)] == [("configuration", "change")]
+    assert contents.ensure("edge", EDGE_PARAMS) == []
     assert replace(host.state(), config={}) == replace(state, config={})
     host.wire.close()
     host.wire = Wire(client, "eth0")
@@ -374,6 +370,7 @@ def test_maps_of_another_layout_are_refused_and_replaced(host: Host, load_foreig
     steps = host.ensure(force=True)
     assert (steps[0].verb, steps[0].name) == ("change", "edge_egress on wg0")
     contents.ensure("edge", EDGE_PARAMS)
+    assert contents.ensure("edge", EDGE_PARAMS) == host.ensure() == []
     host.relay_one()
 
 

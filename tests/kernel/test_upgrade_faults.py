@@ -8,12 +8,14 @@ import importlib.util
 import json
 import os
 import platform
+import re
 import subprocess
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import ansible
 import pytest
 from ansible_collections.edgewire.fleet.plugins.module_utils.bpf import (
     attach,
@@ -37,7 +39,7 @@ from ansible_collections.edgewire.fleet.tests.kernel.bpf_support import (
     make_edge_interfaces,
     make_worker_interfaces,
 )
-from ansible_collections.edgewire.fleet.tests.kernel.conftest import Netns
+from ansible_collections.edgewire.fleet.tests.kernel.conftest import COLLECTIONS, Netns, wait_until
 from ansible_collections.edgewire.fleet.tests.kernel.upgrade_support import NEW, OLD, Edge
 
 pytest_plugins = [
@@ -68,6 +70,19 @@ def test_a_bpffs_that_is_read_only(edge: Edge, fresh_pins: Path) -> None:
     subprocess.run(["mount", "-o", "remount,rw", str(fresh_pins)], check=True)
     assert edge.running() == {OLD.identity}
     edge.ensure()
+    edge.run_after()
+    edge.relay_one()
+
+
+def test_a_bpffs_that_was_unmounted(edge: Edge, fresh_pins: Path) -> None:
+    """The pins go, and with them the link that holds the XDP hook; TC's filters, which need no pin, stay."""
+    edge.serve()
+    subprocess.run(["umount", str(fresh_pins)], check=True)
+    wait_until(lambda: set(map_io.find_attached("edge")) == {"edge_egress", "edge_handoff"}, "the XDP hook to be free")
+    refused(edge, f"nothing was changed: no bpffs is mounted at {fresh_pins}; mount -t bpf bpf {fresh_pins}")
+    subprocess.run(["mount", "-t", "bpf", "bpf", str(fresh_pins)], check=True)
+    assert [step.name for step in edge.ensure()] == ["edge_xdp on eth0"]
+    edge.run_after()
     edge.relay_one()
 
 
@@ -96,7 +111,63 @@ def test_all_that_is_wrong_is_told_at_once(edge: Edge, without_compiler: pytest.
     assert f"no bpffs is mounted at {tmp_path}" in told
     assert "1 MB are available" in told
     without_compiler.undo()
-    edge.ensure()
+    edge.serve()
+    edge.run_after()
+
+
+# The module, as Ansible runs it, with the places of this test.
+MODULE = """
+import sys
+from pathlib import Path
+from ansible_collections.edgewire.fleet.plugins.module_utils import turns
+from ansible_collections.edgewire.fleet.plugins.module_utils.bpf import attach, kept_builds
+from ansible_collections.edgewire.fleet.plugins.modules.xdp_forwarder import main
+turns.LOCK, builds, bpffs = (sys.argv.pop() for _ in range(3))  # arguments of a module's own are something else
+attach.BPFFS, kept_builds.DIRECTORY = Path(bpffs), Path(builds)
+main()
+"""
+PYTHON = "/usr/bin/python3"
+
+
+@pytest.mark.parametrize(
+    ("prefix", "told"),
+    [
+        # Without the distribution's packages, as in a virtual environment.
+        pytest.param([PYTHON, "-S"], rf"bcc cannot be imported by {PYTHON}.*python3-bpfcc.*{PYTHON}", id="no bcc"),
+        pytest.param(
+            ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs none /lib/modules; exec "$@"', "sh", PYTHON],
+            "kernel headers are missing: /lib/modules/.*/build does not exist.*linux-headers-",
+            id="no headers",
+        ),
+    ],
+)
+def test_a_module_that_cannot_compile(edge: Edge, tmp_path: Path, prefix: list[str], told: str) -> None:
+    """It names what is missing; what has it does the work, and then nothing more is missing, as nothing is compiled."""
+    given = {"sources": {"edge": OLD.source}, "capacity": asdict(SMALL)}
+    places = (str(attach.BPFFS), str(kept_builds.DIRECTORY), str(tmp_path / "lock"))
+    # Ansible brings itself along.
+    libraries = f"{COLLECTIONS}:{Path(ansible.__file__).parents[1]}"
+
+    def run(command: list[str]) -> dict[str, Any]:
+        done = edge.ns.run(
+            *(*command, "-c", MODULE, *places),
+            check=False,
+            input=json.dumps({"ANSIBLE_MODULE_ARGS": given}),
+            env={**os.environ, "PYTHONPATH": libraries},
+        )
+        assert done.stdout, done.stderr
+        result: dict[str, Any] = json.loads(done.stdout)
+        return result
+
+    refused = run(prefix)
+    assert refused["failed"]
+    assert re.match(f"nothing was changed: {told}", refused["msg"]), refused["msg"]
+    assert edge.running() == set()
+    assert run([PYTHON])["changed"] is True
+    assert [run(command)["changed"] for command in ([PYTHON], prefix)] == [False, False]
+    contents.ensure("edge", EDGE_PARAMS)
+    edge.run_after()
+    edge.relay_one()
 
 
 def test_a_build_that_is_kept_needs_no_compiler(edge: Edge, without_compiler: pytest.MonkeyPatch) -> None:
@@ -128,6 +199,7 @@ def test_a_compiler_that_is_broken_leaves_what_runs(edge: Edge, monkeypatch: pyt
         refused(edge, "LLVM ERROR")
     edge.relay_one()
     edge.ensure()
+    edge.run_after()
 
 
 def test_a_driver_without_native_xdp(edge: Edge) -> None:
@@ -156,6 +228,7 @@ def test_an_mtu_that_is_too_large_for_native_xdp(edge: Edge) -> None:
     for ns in (edge.ns, edge.client):
         ns.run("ip", "link", "set", "eth0", "mtu", "1500")
     edge.serve()
+    edge.run_after()
     edge.relay_one()
 
 
@@ -203,6 +276,7 @@ def test_a_foreign_link_is_named_with_all_who_hold_it(
     os.close(link)
     (fresh_pins / "theirs").unlink()
     contents.ensure("edge", EDGE_PARAMS)
+    edge.run_after()
     edge.relay_one()
 
 
@@ -213,6 +287,7 @@ def test_libxdps_dispatcher_is_told_as_that(edge: Edge, foreign: Callable[[str],
     assert "attached without a link" in told
     assert "xdp-loader status" in told
     edge.ensure(force=True)
+    assert edge.ensure() == []
     assert edge.running() == {OLD.identity}
 
 
@@ -234,7 +309,7 @@ def test_the_tag_is_no_identity(edge: Edge) -> None:
     before = tags()
     assert len(edge.upgrade(other)) == 3
     assert tags() == before
-    assert contents.preview("edge", EDGE_PARAMS) == []
+    edge.run_after()
     edge.relay_one()
 
 
@@ -243,6 +318,7 @@ def test_a_pin_that_is_another_builds(edge: Edge) -> None:
     attach.build_directory("edge", OLD.identity).rename(attach.build_directory("edge", NEW.identity))
     edge.upgrade(NEW)
     assert edge.running() == {NEW.identity}
+    edge.run_after()
     edge.relay_one()
 
 
@@ -253,6 +329,7 @@ def test_pins_that_are_lost_are_made_again(edge: Edge) -> None:
     (step,) = edge.ensure()
     assert (step.verb, step.kind) == ("add", "pin")
     assert edge.map_ids() == ids
+    edge.run_after()
 
 
 # --- Devices ----------------------------------------------------------------------------------------------------------
@@ -291,6 +368,7 @@ def test_an_uplink_that_was_moved_to_another_namespace(
     steps = edge.ensure()
     assert {step.name for step in steps} == {"edge_handoff on eth0", "edge_xdp on eth0"}
     contents.ensure("edge", EDGE_PARAMS)
+    edge.run_after()
     edge.wire.close()
     edge.wire = Wire(client, "eth0")
     edge.relay_one()
