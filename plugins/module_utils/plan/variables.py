@@ -155,13 +155,14 @@ HOST_VARIABLES: Mapping[str, Variable] = {
     "edgewire_route_table": Variable(
         7700,
         convert.free_number(1, 2**32 - 1, _TABLE_OWNERS, "table"),
-        "The routing table that belongs to this collection. One that another tool has named is refused.",
+        "The routing table that belongs to this collection. One that another tool has named is refused. Before it is "
+        "changed, hosts are torn down: routes of the former table would stay.",
     ),
     "edgewire_route_protocol": Variable(
         158,
         convert.free_number(1, 255, _PROTOCOL_OWNERS, "protocol number"),
         "The routing protocol number by which this collection knows its own routes. One that another tool has "
-        "named is refused.",
+        "named is refused. Before it is changed, hosts are torn down, as for the table.",
     ),
     # The main table's rule is 32766: a rule behind it would never be asked.
     "edgewire_rule_priority": Variable(
