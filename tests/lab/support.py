@@ -111,6 +111,14 @@ def recap(output: str) -> dict[str, dict[str, int]]:
     return {host: {k: int(v) for k, v in re.findall(r"(\w+)=(\d+)", counts)} for host, counts in rows}
 
 
+def run_after(lab: Lab, *arguments: str) -> None:
+    """A run of the site, as after any other: it changes nothing on any host that it is for."""
+    run = lab.playbook("edgewire.fleet.site", *arguments)
+    counts = recap(run.stdout)
+    assert counts
+    assert {row["changed"] for row in counts.values()} == {0}, run.stdout
+
+
 def told_by(lab: Lab, box: str, module: str, *arguments: str) -> dict[str, Any]:
     """What a module of the collection returns, run by hand on one box."""
     result: dict[str, Any] = yaml.safe_load(
