@@ -91,6 +91,7 @@ def test_a_build_that_was_lost_is_kept_again_and_nothing_else_happens(edge: tupl
     assert attach.observe(WANTED).attached == before
 
 
+@pytest.mark.usefixtures("quick_compiler")
 @pytest.mark.parametrize(
     "damage",
     [
@@ -130,6 +131,7 @@ def test_only_root_can_write_what_will_be_loaded(edge: tuple[Tun, Wire]) -> None
     assert (path.stat().st_mode & 0o777, path.parent.stat().st_mode & 0o777) == (0o600, 0o700)
 
 
+@pytest.mark.usefixtures("quick_compiler")
 def test_the_builds_of_other_versions_go(edge: tuple[Tun, Wire]) -> None:
     forwarder.ensure(WANTED, BUILD)
     other = kept_builds.path_of("edge", b"another build's identity, 32 byt")
