@@ -74,17 +74,22 @@ static __always_inline int no_range_at(__u32 place)
 	return bits && *bits >> place % 64 & 1;
 }
 
+static __always_inline __be16 block_of(__be16 port)
+{
+	return port & bpf_htons(0x10000 - RANGE_BLOCK);
+}
+
 /* Whether a trie has to be asked: the bit of the port's block does not rule it out. */
 static __always_inline int may_be_in_range(__be32 vip, __be16 port)
 {
-	struct direct block = {.vip = vip, .port = port & bpf_htons(RANGE_BLOCK), .state = DIRECT_ONE};
+	struct direct block = {.vip = vip, .port = block_of(port), .state = DIRECT_ONE};
 
 	return !no_range_at(place_of_key(&block));
 }
 
 static __always_inline int may_be_in_range6(const struct address *vip, __be16 port)
 {
-	struct direct6 block = {.port = port & bpf_htons(RANGE_BLOCK), .state = DIRECT_ONE};
+	struct direct6 block = {.port = block_of(port), .state = DIRECT_ONE};
 
 	return !no_range_at(place_of_key6(vip, &block));
 }

@@ -90,7 +90,7 @@ struct direct6 {
 #define DIRECT_ONE 1 /* this service, and no other */
 #define DIRECT_NOBODY 2 /* no service */
 #define DIRECT_BITS 16 /* of a number of a place */
-#define RANGE_BLOCK 0xfc00 /* the bits of a port that tell its block of 1,024 */
+#define RANGE_BLOCK 1024 /* neighbouring ports that share a bit of ew_no_range */
 
 struct backend {
 	__be32 endpoint_id; /* 0: free slot */

@@ -11,6 +11,7 @@ import itertools
 import random
 import socket
 import struct
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 
 import pytest
@@ -104,27 +105,27 @@ def age(maps: map_io.Maps, name: str, record: layout.Record, stamp: str, seconds
 # --- One way through one box, told by what goes in and what must come out --------------------------------------------
 
 
-class Way:
+class Way(ABC):
     """A direction through a box: how a fragment goes in, what it must be when it comes out."""
 
     def __init__(self, box: Box, net: Net) -> None:
         self.box, self.net = box, net
 
+    @abstractmethod
     def packet(self, payload: bytes = BIG) -> bytes:
         """A datagram before it is cut."""
-        raise NotImplementedError
 
+    @abstractmethod
     def come(self, fragment: bytes) -> None:
         """Let a fragment come to the box."""
-        raise NotImplementedError
 
+    @abstractmethod
     def leave(self) -> bytes:
         """The next packet that leaves the box."""
-        raise NotImplementedError
 
+    @abstractmethod
     def pair(self, ident: int, payload: bytes = BIG, mtu: int = MTU) -> tuple[list[bytes], list[bytes]]:
         """The fragments of a datagram, and what must come out for them."""
-        raise NotImplementedError
 
     def nothing_left(self) -> None:
         """The next thing that comes out is what is sent now."""

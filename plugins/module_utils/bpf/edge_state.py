@@ -159,7 +159,7 @@ class ServiceWanted:
     def _table(self, pairs: list[tuple[int, int]]) -> list[int]:
         if len(pairs) == 1:  # what most services of a large fleet are
             return [pairs[0][0]] if self.size else []
-        return build_table(pairs, table_size(len(pairs), self.table_size))
+        return build_table(pairs, self.size)
 
 
 @dataclass(frozen=True)

@@ -143,11 +143,8 @@ def related(role: str, builds: Collection[bytes]) -> set[bytes]:
 
 def leftovers(role: str, builds: Collection[bytes]) -> list[Path]:
     """Files of the role that are of no related build, or that were half written when a run was killed."""
-    files = _files(role)
-    if not files:
-        return _half_written(role)
     known = {path_of(role, identity) for identity in related(role, builds)}
-    return [*(path for path in files if path not in known), *_half_written(role)]
+    return [*(path for path in _files(role) if path not in known), *_half_written(role)]
 
 
 def _files(role: str) -> list[Path]:

@@ -345,7 +345,7 @@ def assertions(role: str) -> str:
         lines.append(f'_Static_assert(EVENT_{event.upper()} == {number}, "event {event}");')
     if role == "edge":
         lines.append(f'_Static_assert(1 << DIRECT_BITS == {DIRECT_PLACES}, "places of ew_direct");')
-        lines.append(f'_Static_assert(RANGE_BLOCK == {0x10000 - RANGE_BLOCK}, "ports of a block");')
+        lines.append(f'_Static_assert(RANGE_BLOCK == {RANGE_BLOCK}, "ports of a block");')
         for state, number in (("ASK", DIRECT_ASK), ("ONE", DIRECT_ONE), ("NOBODY", DIRECT_NOBODY)):
             lines.append(f'_Static_assert(DIRECT_{state} == {number}, "state {state.lower()} of a place");')
     lines.append(f'_Static_assert(EVENTS == {len(EVENTS)}, "number of events");')

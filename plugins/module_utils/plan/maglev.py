@@ -29,9 +29,9 @@ from functools import lru_cache
 # (measured, worst of 48: 12 backends 1.7 %, 150 1.8 %), and no more, since what a table costs grows with them. Of two
 # backends nothing but the share depends on the size. Few tiers, since a service that grows from one to the next
 # reshuffles its flows once.
-_TIERS = ((1, 1), (2, 256), (12, 4096), (150, 16384), (600, 65536))
+_TIERS = ((2, 256), (12, 4096), (150, 16384), (600, 65536))
 # The sizes that a service may ask for, so that it can grow without being reshuffled.
-TABLE_SIZES = tuple(size for _, size in _TIERS[1:])
+TABLE_SIZES = tuple(size for _, size in _TIERS)
 # The last of so many slots choose their backend. More of them cost less time and move more flows.
 _LAST = 512
 # How many slots a number in a list stands for: two bytes' worth.
