@@ -216,6 +216,27 @@ def test_handshake_and_traffic_through_the_tunnel(make_box: Callable[..., Box], 
     assert one.observe().settings.peers[two.public_key].latest_handshake == before
 
 
+@pytest.mark.parametrize("keepalive", [0, 25])
+def test_peers_follow_to_a_changed_port_at_once(
+    make_box: Callable[..., Box], veth: Callable[..., None], keepalive: int
+) -> None:
+    """Nothing else makes them: no traffic, and no keepalive is due."""
+    one, two = make_box(1), make_box(2)
+    veth(one.ns, "192.0.2.1/24", two.ns, "192.0.2.2/24")
+    knit(one, two, persistent_keepalive=keepalive)
+
+    def seen() -> Any:
+        return one.observe().settings.peers[two.public_key].endpoint
+
+    two.wg("set", two.interface, "listen-port", "51999")
+    heard(two, one, "100.64.0.1")
+    assert seen().port == 51999
+    assert two.apply() == [("change", "device")]
+    wait_until(lambda: seen().port == 51820, "the peer to follow")
+    assert heard(one, two, "100.64.0.2") == "100.64.0.1"
+    assert one.apply() == two.apply() == []
+
+
 def test_drift_made_by_hand_is_repaired(box: Box) -> None:
     one, two = (peer["public_key"] for peer in box.params["peers"])
     name = box.interface

@@ -20,6 +20,7 @@ pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("whole_fleet")]
 
 TABLE = 7799
 RECORD = f"/run/edgewire/guard/routes-{TABLE}.json"
+EDGE1_OVERLAY, WORKER1_UNDERLAY = "100.64.0.1", "192.0.2.21"
 HARMLESS = [{"destination": "198.18.99.0/24", "type": "blackhole"}]
 
 
@@ -35,6 +36,11 @@ def table(lab: Lab) -> str:
 def state(lab: Lab) -> str | None:
     said = lab.run("edge1", "cat", RECORD, check=False)
     return str(json.loads(said.stdout)["state"]) if said.returncode == 0 else None
+
+
+def endpoints(lab: Lab) -> str:
+    """Where edge1 has its peers."""
+    return lab.run("edge1", "wg", "show", "wg0", "endpoints").stdout
 
 
 @pytest.fixture(autouse=True)
@@ -105,13 +111,17 @@ def test_a_run_right_after_an_aborted_one_takes_its_guard_over(lab: Lab) -> None
 
 
 def test_site_confirms_what_it_changes(lab: Lab) -> None:
-    lab.run("edge1", "ip", "route", "del", "100.64.0.0/11", "table", "7700")
+    """A port that has wandered off, and edge1 has followed: when the port is back, edge1 follows without waiting."""
     lab.run("worker1", "wg", "set", "wg0", "listen-port", "51821")
+    lab.run("worker1", "ping", "-n", "-c", "1", "-W", "2", EDGE1_OVERLAY)
+    assert f"{WORKER1_UNDERLAY}:51821" in endpoints(lab)
+    lab.run("edge1", "ip", "route", "del", "100.64.0.0/11", "table", "7700")
     counts = recap(lab.playbook("edgewire.fleet.site").stdout)
     assert {host: row["changed"] for host, row in counts.items()} == {
         **dict.fromkeys(FLEET, 0),
         "edge1": 1,
         "worker1": 1,
     }
+    assert f"{WORKER1_UNDERLAY}:51820" in endpoints(lab)
     for box in ("edge1", "worker1"):
         assert lab.run(box, "ls", "/run/edgewire/guard").stdout == ""

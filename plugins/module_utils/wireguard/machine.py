@@ -33,6 +33,7 @@ from ansible_collections.edgewire.fleet.plugins.module_utils.wireguard.operation
     BringUp,
     ConfigureDevice,
     CreateDevice,
+    Greet,
     Operation,
     RemoveAddress,
     RemoveDevice,
@@ -110,6 +111,8 @@ class Host:
                 self._current().set_peer(operation)
             case BringUp():
                 self._links.bring_up()
+            case Greet():
+                self._greet(operation)
             case TrimPeer():
                 self._current().trim_peer(operation)
             case RemovePeer():
@@ -174,6 +177,11 @@ class Host:
                     f"private key file {operation.private_key_file}: not there; edgewire.fleet.wireguard_key makes it"
                 )
         self._current().configure(key, operation.listen_port, operation.fwmark)
+
+    def _greet(self, operation: Greet) -> None:
+        kept = operation.persistent_keepalive
+        for seconds in (0, kept) if kept else (1, 0):
+            self._current().set_peer(SetPeer(operation.public_key, False, persistent_keepalive=seconds))
 
     def _remove(self) -> None:
         if isinstance(self._transport, KernelTransport):

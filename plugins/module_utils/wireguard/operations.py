@@ -73,6 +73,18 @@ class BringUp:
 
 
 @dataclass(frozen=True)
+class Greet:
+    """Send a peer an authenticated packet, so that it learns where this device is now.
+
+    WireGuard sends one whenever a persistent keepalive is turned on; ``persistent_keepalive`` (seconds, 0 = off) is
+    what the peer has before and after.
+    """
+
+    public_key: str
+    persistent_keepalive: int
+
+
+@dataclass(frozen=True)
 class TrimPeer:
     """Replace a peer's allowed IPs by this whole list; the protocol cannot remove just one."""
 
@@ -106,6 +118,7 @@ Operation = (
     | AddAddress
     | SetPeer
     | BringUp
+    | Greet
     | TrimPeer
     | RemovePeer
     | RemoveAddress
@@ -119,6 +132,7 @@ _ORDER: tuple[type, ...] = (
     AddAddress,
     SetPeer,
     BringUp,
+    Greet,
     TrimPeer,
     RemovePeer,
     RemoveAddress,

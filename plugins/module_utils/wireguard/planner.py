@@ -10,6 +10,10 @@ where it is; the plan's endpoint is for finding it when there is none. The price
 in the inventory, of a peer that still answers at the old one, is applied once that session has
 lapsed, or at once with ``roaming: false``. What is tolerated is reported (`roamed`), never hidden.
 
+**A changed listen port.** Peers with a live session go on sending to the former port, where nobody listens, until they
+hear from the new one: that may take them 15 s, and their own plan, which knows the new port, does not help as the
+session lives. So the device greets every peer whose endpoint it knows as soon as it has its port.
+
 **Preshared keys.** A session goes on when its preshared key changes; the next handshake (within two
 minutes of use) needs the same key on both sides. So a fleet-wide change loses nothing if all hosts
 get it within that time, and heals by itself, retrying every 5 s, where it takes longer.
@@ -37,6 +41,7 @@ from ansible_collections.edgewire.fleet.plugins.module_utils.wireguard.operation
     BringUp,
     ConfigureDevice,
     CreateDevice,
+    Greet,
     Operation,
     RemoveAddress,
     RemoveDevice,
@@ -168,9 +173,18 @@ def _device(desired: DesiredDevice, observed: ObservedDevice | None, public_key:
         operations.append(SetMtu(desired.mtu))
     if "up" in changed:
         operations.append(BringUp())
+    if observed and "listen_port" in changed:
+        operations += _greetings(desired, observed)
     after = {key: wanted[key] for key in changed}
     before = {key: have[key] for key in changed} if observed else None
     yield make_step("device", desired.interface, before, after, tuple(operations))
+
+
+def _greetings(desired: DesiredDevice, observed: ObservedDevice) -> Iterator[Greet]:
+    for peer in desired.peers:
+        known = observed.settings.peers.get(peer.public_key) if peer.public_key else None
+        if known is not None and (peer.endpoint or known.endpoint):
+            yield Greet(known.public_key, peer.persistent_keepalive)
 
 
 def plan_lost_addresses(desired: DesiredDevice, observed: ObservedDevice | None) -> list[Step]:

@@ -24,6 +24,7 @@ from ansible_collections.edgewire.fleet.plugins.module_utils.wireguard.operation
     BringUp,
     ConfigureDevice,
     CreateDevice,
+    Greet,
     Operation,
     RemoveAddress,
     RemoveDevice,
@@ -87,6 +88,8 @@ class FakeDevice:
                     listen_port=settings.listen_port if port is None else port,
                     fwmark=settings.fwmark if mark is None else mark,
                 )
+            case Greet(public_key, keepalive):
+                assert self.device.settings.peers[public_key].persistent_keepalive == keepalive
             case _:
                 self._peer(operation)
 
