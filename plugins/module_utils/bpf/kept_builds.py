@@ -199,13 +199,14 @@ def forget(role: str) -> None:
 
 def _map_loads(instructions: bytes) -> list[tuple[int, int]]:
     """Where instructions load a map: byte offset and what stands for the map."""
+    opcodes, registers = instructions[:: _INSTRUCTION.size], instructions[1 :: _INSTRUCTION.size]
     found = []
-    offset = 0
-    while offset < len(instructions):
-        opcode, registers, _, immediate = _INSTRUCTION.unpack_from(instructions, offset)
-        if opcode == _LOAD_64 and registers >> 4 == _SOURCE_IS_MAP:
-            found.append((offset, immediate))
-        offset += _INSTRUCTION.size * (2 if opcode == _LOAD_64 else 1)
+    number = opcodes.find(_LOAD_64)  # a wide instruction's second half has opcode 0 (RFC 9669 section 3.2)
+    while number >= 0:
+        if registers[number] >> 4 == _SOURCE_IS_MAP:
+            offset = number * _INSTRUCTION.size
+            found.append((offset, _INSTRUCTION.unpack_from(instructions, offset)[3]))
+        number = opcodes.find(_LOAD_64, number + 1)
     return found
 
 
