@@ -24,6 +24,7 @@ import sys
 from array import array
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import cast
 
 # (most backends, slots): with so many slots a backend that removing one moves less than 2 % of the flows of others
 # (measured, worst of 48: 12 backends 1.7 %, 150 1.8 %), and no more, since what a table costs grows with them. Of two
@@ -76,13 +77,13 @@ def build_table(backends: Sequence[tuple[int, int]], size: int) -> list[int]:
 
     shares, turns = _turns(tuple(weight for _, weight in live), size)
     lists = [_preferences(ident, share, size) for (ident, _), share in zip(live, shares, strict=True)]
-    owner = [-1] * size
+    owner: list[int | None] = [None] * size
     lacking = [0] * len(live)
     n_last = size // _LAST
     wishes = [iter(slots) for slots in lists]
     for index in turns[: size - n_last]:
         for slot in wishes[index]:
-            if owner[slot] < 0:
+            if owner[slot] is None:
                 owner[slot] = index
                 break
         else:  # its list is at an end, which happens to shares of a few slots
@@ -93,7 +94,7 @@ def build_table(backends: Sequence[tuple[int, int]], size: int) -> list[int]:
     waiting = [index for index, slots in enumerate(lacking) if slots]
     slot = -1
     while waiting:
-        slot = owner.index(-1, slot + 1)
+        slot = owner.index(None, slot + 1)
         rank = slot % _RANKS
         chosen = max((lists[index][rank], index) for index in waiting)[1]
         owner[slot] = chosen
@@ -101,7 +102,7 @@ def build_table(backends: Sequence[tuple[int, int]], size: int) -> list[int]:
         if not lacking[chosen]:
             waiting.remove(chosen)
     idents = [ident for ident, _ in live]
-    return list(map(idents.__getitem__, owner))
+    return list(map(idents.__getitem__, cast("list[int]", owner)))
 
 
 def _preferences(ident: int, share: int, size: int) -> array[int]:
