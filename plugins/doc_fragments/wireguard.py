@@ -31,7 +31,7 @@ options:
     type: path
     default: /etc/edgewire/wireguard/wg0.key
   listen_port:
-    description: UDP port. Not given, it stays as it is.
+    description: UDP port. Not given, it stays as it is. Where it changes, peers whose endpoint is known are sent a keepalive at once.
     type: int
   fwmark:
     description: Mark of the encrypted packets, V(0) for none. Not given, it stays as it is.
