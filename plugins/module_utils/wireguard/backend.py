@@ -4,10 +4,8 @@
 
 from __future__ import annotations
 
-import socket
 import time
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -104,10 +102,6 @@ def apply(
             check_mode,
             lambda before: None if former else guard.arm(lambda: _way_back(desired.interface, before)),
         )
-        if not check_mode and any(
-            step.verb == "change" and "public_key" in (step.after or ()) for step in outcome.steps
-        ):
-            greet(desired)
     if left and not outcome.steps and not replaced and not check_mode:
         guard.settle()
     return replace(outcome, steps=[*left, *replaced, *outcome.steps])
@@ -156,23 +150,6 @@ def gathered(params: Mapping[str, Any]) -> dict[str, Any] | None:
         return None
     names = _names(params.get("peers") or ())
     return render.gathered(observed, params["private_key_file"], names)
-
-
-def greet(desired: DesiredDevice) -> None:
-    """Send a datagram to every peer through the device, to the discard port (RFC 863), so that sessions begin at once.
-
-    Whose key has changed has no session any more, and its peers cannot begin one with a key that they do not expect.
-    """
-    for peer in desired.peers:
-        for network in sorted(peer.allowed_ips):
-            address, _, length = network.partition("/")
-            if int(length) not in (32, 128):
-                continue
-            family = socket.AF_INET6 if ":" in address else socket.AF_INET
-            with socket.socket(family, socket.SOCK_DGRAM) as sender, suppress(OSError):
-                sender.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, desired.interface.encode())
-                sender.sendto(b"", (address, 9))
-                break
 
 
 def describe(outcome: Outcome, peers: Iterable[Mapping[str, Any]]) -> dict[str, Any]:

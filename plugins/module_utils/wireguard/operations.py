@@ -74,10 +74,10 @@ class BringUp:
 
 @dataclass(frozen=True)
 class Greet:
-    """Send a peer an authenticated packet, so that it learns where this device is now.
+    """Send a peer a keepalive, or begin a handshake where there is no session.
 
-    WireGuard sends one whenever a persistent keepalive is turned on; ``persistent_keepalive`` (seconds, 0 = off) is
-    what the peer has before and after.
+    WireGuard does so whenever a persistent keepalive is turned on. ``persistent_keepalive`` (seconds, 0 = off) is what
+    the peer has before and after.
     """
 
     public_key: str

@@ -10,9 +10,10 @@ where it is; the plan's endpoint is for finding it when there is none. The price
 in the inventory, of a peer that still answers at the old one, is applied once that session has
 lapsed, or at once with ``roaming: false``. What is tolerated is reported (`roamed`), never hidden.
 
-**A changed listen port.** Peers with a live session go on sending to the former port, where nobody listens, until they
-hear from the new one: that may take them 15 s, and their own plan, which knows the new port, does not help as the
-session lives. So the device greets every peer whose endpoint it knows as soon as it has its port.
+**Greetings.** A device whose listen port changes sends a keepalive to every peer whose endpoint it knows. Peers with a
+live session would go on sending to the former port, where nobody listens, for up to 15 s, and their own plan, which
+knows the new port, would not help while the session lives. So does one whose key changes: it has no session any more,
+and its peers cannot begin one with a key that they do not expect.
 
 **Preshared keys.** A session goes on when its preshared key changes; the next handshake (within two
 minutes of use) needs the same key on both sides. So a fleet-wide change loses nothing if all hosts
@@ -173,7 +174,7 @@ def _device(desired: DesiredDevice, observed: ObservedDevice | None, public_key:
         operations.append(SetMtu(desired.mtu))
     if "up" in changed:
         operations.append(BringUp())
-    if observed and "listen_port" in changed:
+    if observed and not {"listen_port", "public_key"}.isdisjoint(changed):
         operations += _greetings(desired, observed)
     after = {key: wanted[key] for key in changed}
     before = {key: have[key] for key in changed} if observed else None
