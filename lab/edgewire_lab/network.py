@@ -41,6 +41,8 @@ _BOX_SETTINGS = {
     # fragments together before anybody on the bridge sees them.
     "net/bridge/bridge-nf-call-iptables": "0",
     "net/bridge/bridge-nf-call-ip6tables": "0",
+    # Ports that tests choose, which no other socket shall be given.
+    "net/ipv4/ip_local_reserved_ports": "40000-48999",
 }
 
 

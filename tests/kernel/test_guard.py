@@ -77,7 +77,7 @@ def test_what_is_not_confirmed_is_taken_back_and_the_next_run_says_so(netns: Net
     with netns:
         routes.apply(BEFORE, check_mode=False)
         before = everything(netns)
-        change(AFTER, seconds=1)
+        change(AFTER, seconds=3)
         assert everything(netns) != before
         assert records.stat().st_mode & 0o777 == 0o700
         wait_until(lambda: state() == "fired", "the guard to fire")
@@ -174,7 +174,7 @@ def test_wireguard_gets_back_its_keys_and_peers(
 
         apply(params(0), 0)
         before, private = wireguard.observe(name), running_private_key(name)
-        apply(params(1, peers=[], addresses=["100.64.0.2/32"], mtu=1400), 1)
+        apply(params(1, peers=[], addresses=["100.64.0.2/32"], mtu=1400), 3)
         assert wireguard.observe(name).settings.public_key == publics[1]  # type: ignore[union-attr]
         told = (records / f"wireguard-{name}.json").read_text()
         wait_until(fired, "the guard to fire")

@@ -202,10 +202,19 @@ def answer(
     return "\n".join(line for line in said.splitlines() if not line.startswith(";;"))  # dig's own complaints
 
 
+def logs(lab: Lab, container: str, *workers: str) -> str:
+    """What a container has logged, on both workers or on some; a line may come later than the answer it tells of."""
+    return "".join(lab.run(worker, "podman", "logs", container).stderr for worker in workers or WORKERS)
+
+
 def asked_by(lab: Lab, name: str) -> set[str]:
     """The addresses that the DNS containers logged as asking for a name."""
-    logs = "".join(lab.run(worker, "podman", "logs", "dns").stderr for worker in WORKERS)
-    return set(re.findall(rf"query\[\w+\] {re.escape(name)} from (\S+)", logs))
+    return set(re.findall(rf"query\[\w+\] {re.escape(name)} from (\S+)", logs(lab, "dns")))
+
+
+def echoed(lab: Lab, box: str, *where: str) -> str:
+    """What comes back to a box that sends "hello" by UDP; nc's arguments tell from where and to where."""
+    return lab.run(box, "nc", "-u", "-n", "-w", "1", *where, input="hello", check=False).stdout
 
 
 def map_id(lab: Lab, box: str, interface: str, name: str) -> int:

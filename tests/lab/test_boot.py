@@ -26,6 +26,7 @@ def test_boxes_come_back_without_a_controller_and_without_a_compiler(lab: Lab) -
         for box in ("edge1", "worker1", "worker2"):
             # A worker's bridge comes with its containers, which may take longer than the boot.
             until(lambda box=box: lab.run(box, "systemctl", "is-active", UNIT, check=False).returncode == 0, 120)
+        lab.labctl("containers")  # waits for those that take longer than the bridge
         for vip in (DNS_VIP, DNS_VIP6):
             assert answer(lab, vip=vip)
         verdict = lab.playbook("edgewire.fleet.verify", check=False)

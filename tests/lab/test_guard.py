@@ -86,7 +86,7 @@ def test_a_change_that_cuts_the_controller_off_is_taken_back(lab: Lab) -> None:
 
 
 def test_an_aborted_run_rolls_back_and_the_next_one_says_so(lab: Lab) -> None:
-    abort(lab, seconds=3)
+    abort(lab, seconds=10)
     assert "198.18.99.0/24" in table(lab)
     until(lambda: state(lab) == "fired")
     assert table(lab) == ""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from .support import ANY_VIP, ANY_VIP6, CLIENTS, CLIENTS6, LARGEST, PMTUDISC_DO, WORKERS
+from .support import ANY_VIP, ANY_VIP6, CLIENTS, CLIENTS6, LARGEST, PMTUDISC_DO, WORKERS, logs, until
 
 if TYPE_CHECKING:
     from .conftest import Lab
@@ -117,8 +117,7 @@ def many_addresses(lab: Lab, family: int) -> Iterator[list[str]]:
 
 def asked_by(lab: Lab) -> set[str]:
     """The addresses that the containers have logged as asking."""
-    logs = "".join(lab.run(worker, "podman", "logs", "any").stderr for worker in WORKERS)
-    return set(re.findall(r"query\[TXT\] whoami\.edge\.example from (\S+)", logs))
+    return set(re.findall(r"query\[TXT\] whoami\.edge\.example from (\S+)", logs(lab, "any")))
 
 
 def test_a_service_has_every_port(lab: Lab, family: int) -> None:
@@ -126,7 +125,8 @@ def test_a_service_has_every_port(lab: Lab, family: int) -> None:
     said = client(lab, "ports", family, "1", "4242", "65535")
     assert set(said.values()) <= set(WORKERS), said
     clients = {*CLIENT1.values(), *MORE_CLIENTS[4], *MORE_CLIENTS[6]}
-    assert CLIENT1[family] in asked_by(lab) <= clients
+    until(lambda: CLIENT1[family] in asked_by(lab))
+    assert asked_by(lab) <= clients
 
 
 def test_a_client_stays_with_one_worker_from_whatever_port(lab: Lab, family: int, many_addresses: list[str]) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from .support import CLIENTS, CLIENTS6, WORKERS, until
+from .support import CLIENTS, CLIENTS6, logs, until
 
 if TYPE_CHECKING:
     from .conftest import Lab
@@ -79,14 +79,14 @@ def test_iperf3_measures_udp_both_ways(lab: Lab, iperf_control: None, family: in
     assert total["lost_packets"] <= total["packets"] / 100, total
     client = report["start"]["connected"][0]
     assert (client["local_host"], client["remote_host"]) == (CLIENT1[family], IPERF_VIPS[family])
-    log = lab.run("worker1", "podman", "logs", "iperf").stdout
     # The control connection comes from the relay; the stream from the client's own socket.
-    assert f"connected to {CLIENT1[family]} port {client['local_port']}" in log
+    stream = f"connected to {CLIENT1[family]} port {client['local_port']}"
+    until(lambda: stream in lab.run("worker1", "podman", "logs", "iperf").stdout)
 
 
 def http3_log(lab: Lab) -> list[str]:
     """What the HTTP/3 servers on both workers have logged."""
-    return [line for worker in WORKERS for line in lab.run(worker, "podman", "logs", "http3").stderr.splitlines()]
+    return logs(lab, "http3").splitlines()
 
 
 @pytest.mark.parametrize("family", [4, 6])
@@ -97,4 +97,5 @@ def test_http3_serves_a_body_and_logs_the_client(lab: Lab, family: int) -> None:
     got = lab.run("client1", "sh", "-c", f"PYTHONPATH=/opt/edgewire-lab/python python3 {get} | sha256sum").stdout
     body = random.Random(BODY_BYTES).randbytes(BODY_BYTES)
     assert re.match(r"\w+", got)[0] == hashlib.sha256(body).hexdigest()  # type: ignore[index]
+    until(lambda: http3_log(lab).count(request) > before)
     assert http3_log(lab).count(request) == before + 1

@@ -44,7 +44,7 @@ def peers(lab: Lab, box: str) -> set[str]:
 def test_a_box_that_is_off_is_named_and_holds_up_nobody(lab: Lab) -> None:
     before = {edge: peers(lab, edge) for edge in ("edge1", "edge2")}
     lab.run("worker2", "systemctl", "poweroff")
-    until(lambda: lab.run("worker2", "true", check=False).returncode == 125)
+    until(lambda: lab.run("worker2", "true", check=False).returncode == 125, 120)
     try:
         lab.run("edge1", "ip", "route", "del", "100.64.0.0/11", "table", "7700")
         run = lab.playbook("edgewire.fleet.site", check=False)

@@ -202,9 +202,11 @@ def perform(steps: list[Step], root: Path = Path("/")) -> None:
     for step in steps:
         try:
             if booted and isinstance(step.op, Enable) and not step.op.wanted:
-                # What has no file any more would stay in systemd's memory for as long as it is active or failed.
-                _systemctl("stop", step.op.unit)
-                _systemctl("reset-failed", step.op.unit)
+                # What has no file any more would stay in systemd's memory for as long as it is active or failed. What a
+                # timer or a socket has started may be at work, and would fail or leave something without its files.
+                stopped = dict.fromkeys((step.op.unit, f"{step.op.unit.rpartition('.')[0]}.service"))
+                _systemctl("stop", *stopped)
+                _systemctl("reset-failed", *stopped)
             _perform(step.op)
         except OSError as error:
             raise EdgewireError(f"{step.name}: {error.strerror}") from None

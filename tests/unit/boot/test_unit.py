@@ -117,6 +117,26 @@ def test_a_unit_that_failed_runs_again_once_what_it_needs_is_there(
     assert asked[-1] == ("restart", "--no-block", unit.UNIT)
 
 
+def test_what_a_timer_or_a_socket_has_started_ends_before_its_files_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    apply(tmp_path, params())
+    (tmp_path / "run/systemd/system").mkdir(parents=True)
+    stopped: list[str] = []
+
+    def systemctl(verb: str, *units: str) -> subprocess.CompletedProcess[str]:
+        if verb == "stop":
+            assert links.UNIT not in units or (tmp_path / links.SERVICE).exists()
+            stopped.extend(units)
+        return subprocess.CompletedProcess([], 0, stdout="")
+
+    monkeypatch.setattr(unit, "_systemctl", systemctl)
+    unit.perform(unit.plan({**params(), "plan": None, "state": "absent"}, tmp_path), tmp_path)
+    assert not (tmp_path / links.SERVICE).exists()
+    assert {unit.UNIT, links.UNIT, "edgewire-links.service"} <= set(stopped)
+    assert len(stopped) == len(set(stopped))
+
+
 def test_keys_are_for_root_alone_and_shown_nowhere(tmp_path: Path) -> None:
     options = params(preshared=True, secret=SECRET)
     steps = unit.plan(options, tmp_path)
