@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import shutil
 from collections.abc import Callable, Iterator
@@ -91,6 +92,14 @@ def test_a_build_that_was_lost_is_kept_again_and_nothing_else_happens(edge: tupl
     assert attach.observe(WANTED).attached == before
 
 
+def with_half_an_instruction(text: str) -> str:
+    """A build whose first program ends within an instruction (8 bytes)."""
+    build = json.loads(text)
+    name, code = next(iter(build["programs"].items()))
+    build["programs"][name] = base64.b64encode(base64.b64decode(code)[:-7]).decode()
+    return json.dumps(build)
+
+
 @pytest.mark.usefixtures("quick_compiler")
 @pytest.mark.parametrize(
     "damage",
@@ -101,6 +110,7 @@ def test_a_build_that_was_lost_is_kept_again_and_nothing_else_happens(edge: tupl
         pytest.param(lambda text: text.replace('"build": "', '"build": "00', 1), id="of another build"),
         pytest.param(lambda text: json.dumps({**json.loads(text), "maps": []}), id="without its maps"),
         pytest.param(lambda text: json.dumps({**json.loads(text), "format": 0}), id="of another format"),
+        pytest.param(with_half_an_instruction, id="half an instruction"),
     ],
 )
 def test_a_damaged_build_is_compiled_anew(edge: tuple[Tun, Wire], damage: Callable[[str], str]) -> None:

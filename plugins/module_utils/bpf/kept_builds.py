@@ -122,7 +122,7 @@ def _read(path: Path) -> KeptBuild | None:
         for code in build.programs.values():
             if any(number not in range(len(build.maps)) for _, number in _map_loads(code)):
                 return None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
     return build
 
@@ -198,7 +198,9 @@ def forget(role: str) -> None:
 
 
 def _map_loads(instructions: bytes) -> list[tuple[int, int]]:
-    """Where instructions load a map: byte offset and what stands for the map."""
+    """Where instructions load a map: byte offset and what stands for the map. ValueError where the last is cut off."""
+    if len(instructions) % _INSTRUCTION.size:
+        raise ValueError("half an instruction")
     opcodes, registers = instructions[:: _INSTRUCTION.size], instructions[1 :: _INSTRUCTION.size]
     found = []
     number = opcodes.find(_LOAD_64)  # a wide instruction's second half has opcode 0 (RFC 9669 section 3.2)
