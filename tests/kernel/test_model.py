@@ -433,10 +433,11 @@ def fill_worker(maps: map_io.Maps, wanted: worker_maps.WorkerWanted) -> None:
 
 
 def assert_deep(comparison: Comparison, *actions: str) -> None:
-    """The packets were worth it: the program took each of these ways, or there were too few to take all."""
+    """The packets were worth it: the program took each of these ways. Where there are too few for all: it took some."""
     print(dict(comparison.actions))
-    missing = set(actions) - set(comparison.actions)
-    assert not missing or (comparison.actions and PACKETS < DEEP), missing
+    assert comparison.actions
+    if PACKETS >= DEEP:
+        assert set(actions) <= set(comparison.actions), set(actions) - set(comparison.actions)
 
 
 @pytest.mark.parametrize("dead", [frozenset(), frozenset({"worker2"}), frozenset({"worker1", "worker2"})])
@@ -604,7 +605,7 @@ def test_worker_ingress_does_what_the_model_says(worker_box: WorkerBox) -> None:
     assert_deep(comparison, *ways, "malformed", "too_many_hops", "no_way_back", "unknown_flow")
     # The map forgets what was not used for longest.
     learnt = flow_records(worker_box.maps)
-    assert len(learnt) > 20
+    assert len(learnt) > (50 if PACKETS >= DEEP else 20)
     assert learnt.items() <= flows.items()
 
 

@@ -212,9 +212,12 @@ def asked_by(lab: Lab, name: str) -> set[str]:
     return set(re.findall(rf"query\[\w+\] {re.escape(name)} from (\S+)", logs(lab, "dns")))
 
 
-def echoed(lab: Lab, box: str, *where: str) -> str:
-    """What comes back to a box that sends "hello" by UDP; nc's arguments tell from where and to where."""
-    return lab.run(box, "nc", "-u", "-n", "-w", "1", *where, input="hello", check=False).stdout
+def echoed(lab: Lab, box: str, *where: str, check: bool = False) -> str:
+    """What comes back to a box that sends "hello" by UDP; nc's arguments tell from where and to where.
+
+    Whoever expects nothing lets ``check`` tell that nc did send: nothing comes back either where it could not.
+    """
+    return lab.run(box, "nc", "-u", "-n", "-w", "1", *where, input="hello", check=check).stdout
 
 
 def map_id(lab: Lab, box: str, interface: str, name: str) -> int:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from .support import echoed, logs, processes_of, until
+from .support import answer, echoed, logs, processes_of, until
 
 if TYPE_CHECKING:
     from .conftest import Lab
@@ -141,14 +141,9 @@ def test_the_router_sends_vips_to_edges_only(lab: Lab) -> None:
 @pytest.mark.parametrize("worker", WORKERS)
 @pytest.mark.parametrize(("server", "client"), [("10.88.0.53", "10.88.0.1"), ("fd00:88::53", "fd00:88::1")])
 def test_the_dns_container_answers_and_logs_who_asked(lab: Lab, server: str, client: str, worker: str) -> None:
-    ask = ("dig", "+short", "+time=2", "+tries=2", f"@{server}")
-
-    def answer(*question: str) -> str:
-        return lab.run(worker, *ask, *question).stdout.splitlines()[-1]  # behind what dig says of an attempt in vain
-
-    assert answer("www.edge.example", "A") == "198.18.0.80"
-    assert answer("www.edge.example", "AAAA") == "2001:db8:80::80"
-    assert answer("whoami.edge.example", "TXT") == f'"{worker}"'
+    until(lambda: answer(lab, worker, "www.edge.example", "A", server) == "198.18.0.80")
+    until(lambda: answer(lab, worker, "www.edge.example", "AAAA", server) == "2001:db8:80::80")
+    until(lambda: answer(lab, worker, "whoami.edge.example", "TXT", server) == f'"{worker}"')
     until(lambda: f"query[TXT] whoami.edge.example from {client}" in logs(lab, "dns", worker))
 
 
