@@ -9,14 +9,38 @@ shown as the diff, counted for ``changed``, and reported by ``fleet_verify`` as 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 Verb = Literal["add", "change", "remove"]
 
 
-@dataclass(frozen=True)
+class Told(Mapping[str, Any]):
+    """What a step says of a thing, worked out by who looks at it: of 50,000 steps a module shows 2,000."""
+
+    __slots__ = ("_all", "_arguments", "_work_out")
+
+    def __init__(self, work_out: Callable[..., Mapping[str, Any]], *arguments: Any) -> None:
+        self._work_out, self._arguments = work_out, arguments
+        self._all: Mapping[str, Any] | None = None
+
+    def _words(self) -> Mapping[str, Any]:
+        if self._all is None:
+            self._all = self._work_out(*self._arguments)
+        return self._all
+
+    def __getitem__(self, name: str) -> Any:
+        return self._words()[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._words())
+
+    def __len__(self) -> int:
+        return len(self._words())
+
+
+@dataclass(frozen=True, slots=True)
 class Step:
     """One smallest change, in human terms, with the operation that carries it out.
 
@@ -60,7 +84,7 @@ def _lines(steps: Iterable[Step], side: Literal["before", "after"]) -> str:
     for step in steps:
         value = getattr(step, side)
         if value is not None:
-            shown.append(f"{step.kind} {step.name}: {json.dumps(value, sort_keys=True, default=str)}\n")
+            shown.append(f"{step.kind} {step.name}: {json.dumps(dict(value), sort_keys=True, default=str)}\n")
     return "".join(sorted(shown))
 
 

@@ -15,6 +15,7 @@ import io
 import ipaddress
 import json
 import os
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -23,7 +24,7 @@ from typing import Any
 
 import pytest
 from ansible.module_utils import basic
-from ansible_collections.edgewire.fleet.plugins.module_utils.bpf import forwarder, layout
+from ansible_collections.edgewire.fleet.plugins.module_utils.bpf import forwarder, layout, proofs
 from ansible_collections.edgewire.fleet.plugins.modules import fleet_verify, forwarder_map, xdp_forwarder
 from ansible_collections.edgewire.fleet.tests.kernel.bpf_support import (
     EDGE_PARAMS,
@@ -91,6 +92,7 @@ def run(what: str, module: ModuleType, arguments: Mapping[str, Any]) -> dict[str
 def map_rounds(what: str, role: str, contents: Mapping[str, Any], empty: Mapping[str, Any]) -> None:
     """Write contents to empty maps, and run again with nothing to do; a few times."""
     for _ in range(ROUNDS):
+        shutil.rmtree(proofs.DIRECTORY, ignore_errors=True)  # nothing is known of what earlier rounds compared
         given = {"role": role, "contents": json.dumps(contents)}
         assert run(f"{what}, written", forwarder_map, given)["changed"]
         assert not run(f"{what}, nothing to do", forwarder_map, given)["changed"]

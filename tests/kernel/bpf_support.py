@@ -605,7 +605,7 @@ class Programs:
     def put_service(self, entry: edge_state.Entry, value: bytes | None) -> None:
         """The same for a service of one port, to be found: its place in front of the hash map asks for it."""
         name = direct.FRONT_OF[entry.map]
-        key = layout.U32.pack({"value": direct.place_of(entry.pack(), layout.DIRECT_PLACES)})
+        key = layout.U32.of(direct.place_of(entry.pack(), layout.DIRECT_PLACES))
         self.put(name, key, bytes(self.maps[name].info.value_size))
         self.put(entry.map, entry.pack(), value)
 
@@ -1049,7 +1049,7 @@ def fill_icmp_buckets(maps: map_io.Maps, full_at: int = 0) -> None:
     """
     for kind in range(2):
         value = struct.pack("=Q", full_at) * libbpf.possible_cpus()
-        map_io.write(maps, [("ew_icmp_buckets", layout.U32.pack({"value": kind}), value)])
+        map_io.write(maps, [("ew_icmp_buckets", layout.U32.of(kind), value)])
 
 
 @dataclass

@@ -197,7 +197,7 @@ def worker_slot(edge: Programs, name: str) -> bytes:
     """The key of a worker's entry."""
     relay = {"worker1": V4.worker_relay, "worker2": V4.worker2_relay}[name]
     found = edge_state.read(edge.maps).workers.items()
-    return layout.U32.pack({"value": next(slot for slot, record in found if record["relay"] == relay)})
+    return layout.U32.of(next(slot for slot, record in found if record["relay"] == relay))
 
 
 def test_a_removed_worker_has_a_reason_of_its_own(edge_programs: Programs, net: Net) -> None:
@@ -219,7 +219,7 @@ def test_a_backend_whose_worker_is_outside_the_map(edge_programs: Programs, net:
     edge_programs.fill_edge(service)
     ((slot, record),) = edge_state.read(edge_programs.maps).backends.items()
     beyond = layout.BACKEND.pack({**record, "worker": 0xFFFFFFFF})
-    edge_programs.put("ew_backends", layout.U32.pack({"value": slot}), beyond)
+    edge_programs.put("ew_backends", layout.U32.of(slot), beyond)
     expect_edge_drop(edge_programs, net, "unknown_worker")
 
 
@@ -655,7 +655,7 @@ def test_a_direct_reply_without_an_uplink(uplink_box: tuple[WorkerBox, Wire], ne
     box.wire.read()
     (config,) = layout.WORKER_CONFIG.iter_unpack(box.maps["ew_config"].read()[1])
     none = layout.WORKER_CONFIG.pack({**config, "uplink_ifindex": 0})
-    map_io.write(box.maps, [("ew_config", layout.U32.pack({}), none)])
+    map_io.write(box.maps, [("ew_config", layout.U32.of(0), none)])
     watch = box.watch()
     box.wire.send(from_container(answer(net)))
     box.tun.write(request(net))  # its arrival says that the answer was dealt with

@@ -51,7 +51,7 @@ def now() -> int:
 def switch(maps: map_io.Maps, **changed: int) -> None:
     """Write the map that switches sampling on; by default on for long, for all reasons, without a bound."""
     record = {"until": now() + 60 * SECOND, "reasons": 2**64 - 1, "left": 1000, "snaplen": 4096, **changed}
-    map_io.write(maps, [("ew_capture", layout.U32.pack({}), layout.CAPTURE.pack(record))])
+    map_io.write(maps, [("ew_capture", layout.U32.of(0), layout.CAPTURE.pack(record))])
 
 
 def sampling(maps: map_io.Maps) -> dict[str, Any]:
@@ -65,7 +65,7 @@ def edge(edge_programs: Programs) -> Iterator[Programs]:
     """The edge's programs, switched off afterwards."""
     edge_programs.fill_edge()
     yield edge_programs
-    map_io.write(edge_programs.maps, [("ew_capture", layout.U32.pack({}), bytes(layout.CAPTURE.size))])
+    map_io.write(edge_programs.maps, [("ew_capture", layout.U32.of(0), bytes(layout.CAPTURE.size))])
 
 
 def samples(edge: Programs, *frames: bytes) -> list[tuple[dict[str, Any], bytes]]:

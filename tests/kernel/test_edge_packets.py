@@ -652,7 +652,7 @@ def front_of(net: Net) -> tuple[str, bytes, Entry]:
     """The front table's name, the place of the DNS service in it, and that service's entry."""
     (entry,) = entries_of(dns(net).claim)
     place = direct.place_of(entry.pack(), layout.DIRECT_PLACES)
-    return direct.FRONT_OF[entry.map], layout.U32.pack({"value": place}), entry
+    return direct.FRONT_OF[entry.map], layout.U32.of(place), entry
 
 
 def test_a_service_alone_at_its_place_needs_no_hash_map(edge_programs: Programs, net: Net) -> None:
@@ -705,7 +705,7 @@ def test_a_trie_is_asked_only_where_no_bit_rules_it_out(edge_programs: Programs,
     (place,) = direct.places_of(service.vip, service.last_port, service.last_port, layout.DIRECT_PLACES)
     word, bit = divmod(place, 64)
     for value, is_relayed in ((0, True), (~(1 << bit) & (1 << 64) - 1, True), (1 << bit, False)):
-        edge_programs.put("ew_no_range", layout.U32.pack({"value": word}), layout.U64.pack({"value": value}))
+        edge_programs.put("ew_no_range", layout.U32.of(word), layout.U64.of(value))
         if is_relayed:
             hit(edge_programs, frame(packet))
         else:
@@ -723,7 +723,7 @@ def test_no_live_backend(edge: Programs, net: Net) -> None:
 def test_a_table_that_leads_to_an_empty_slot(edge_programs: Programs, net: Net) -> None:
     edge_programs.fill_edge()
     edge_programs.fill_edge(dns(net))
-    edge_programs.put("ew_backends", layout.U32.pack({"value": 0}), bytes(layout.BACKEND.size))
+    edge_programs.put("ew_backends", layout.U32.of(0), bytes(layout.BACKEND.size))
     expect_drop(edge_programs, frame(query(net)), "no_backend")
     edge_programs.fill_edge(dns(net))
     expect_relayed(edge_programs, net, query(net))
@@ -741,7 +741,7 @@ def test_a_table_that_ends_outside_its_map(edge_programs: Programs, net: Net) ->
 
 def test_not_configured(edge_programs: Programs, net: Net) -> None:
     edge_programs.fill_edge(dns(net))
-    edge_programs.put("ew_config", layout.U32.pack({}), layout.EDGE_CONFIG.pack({}))
+    edge_programs.put("ew_config", layout.U32.of(0), layout.EDGE_CONFIG.pack({}))
     expect_drop(edge_programs, frame(query(net)), "not_configured")
     expect_untouched(edge_programs, frame(datagram(net.client, net.nowhere, 1, 2)))
 

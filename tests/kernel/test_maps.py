@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 from collections.abc import Callable
 from copy import deepcopy
@@ -17,7 +18,9 @@ from ansible_collections.edgewire.fleet.plugins.module_utils.bpf import (
     edge_state,
     info,
     layout,
+    libbpf,
     map_io,
+    proofs,
 )
 from ansible_collections.edgewire.fleet.plugins.module_utils.errors import EdgewireError
 from ansible_collections.edgewire.fleet.plugins.module_utils.steps import Step
@@ -72,6 +75,8 @@ def expect_repair(role: str, params: dict[str, Any], expected: list[tuple[str, s
     assert told(steps) == expected
     assert contents.ensure(role, params) == steps
     assert contents.preview(role, params) == []
+    shutil.rmtree(proofs.DIRECTORY)
+    assert contents.preview(role, params) == [], "what was written is what a plan from there on wants"
     return steps
 
 
@@ -79,8 +84,10 @@ def expect_repair(role: str, params: dict[str, Any], expected: list[tuple[str, s
 def test_a_second_run_does_nothing(request: pytest.FixtureRequest, name: str) -> None:
     box = request.getfixturevalue(name)
     params = {"edge": EDGE_PARAMS, "worker": WORKER_PARAMS}[box.role]
-    assert contents.preview(box.role, params) == []
-    assert contents.ensure(box.role, params) == []
+    for _ in range(2):
+        assert contents.preview(box.role, params) == []
+        assert contents.ensure(box.role, params) == []
+        shutil.rmtree(proofs.DIRECTORY)
 
 
 SERVICE_KEY = words(layout.SERVICE_KEY.pack({"vip": VIP, "port": PORT}))
@@ -112,7 +119,7 @@ def test_an_overwritten_backend(edge_box: Box) -> None:
     slot = slot_of(edge_box, DNS_ENDPOINT)
     other = next(n for n, w in edge_state.read(edge_box.maps).workers.items() if w["relay"] == WORKER2_RELAY)
     wrong = {"endpoint_id": DNS_ENDPOINT, "worker": other, "vip": VIP, "port": PORT, "stats_index": 0}
-    key = words(layout.U32.pack({"value": slot}))
+    key = words(layout.U32.of(slot))
     bpftool("update", edge_box, "ew_backends", "key", *key, "value", *words(layout.BACKEND.pack(wrong)))
     (step,) = [s for s in contents.preview("edge", EDGE_PARAMS) if s.kind == "backend"]
     assert step.before is not None
@@ -125,8 +132,8 @@ def test_an_overwritten_backend(edge_box: Box) -> None:
 def test_an_overwritten_table(edge_box: Box) -> None:
     state = edge_state.read(edge_box.maps)
     entry = state.entries[edge_state.Entry("ew_services", VIP, PORT, 16)]
-    place = words(layout.U32.pack({"value": entry["lut_offset"]}))
-    other = words(layout.U32.pack({"value": slot_of(edge_box, ECHO_ENDPOINT)}))
+    place = words(layout.U32.of(entry["lut_offset"]))
+    other = words(layout.U32.of(slot_of(edge_box, ECHO_ENDPOINT)))
     bpftool("update", edge_box, "ew_lut", "key", *place, "value", *other)
     (step,) = expect_repair("edge", EDGE_PARAMS, [("change", "service", f"{VIP}:{PORT}/udp")])
     assert step.before is not None
@@ -161,7 +168,7 @@ def test_a_removed_endpoint(worker_box: WorkerBox) -> None:
 
 
 def test_a_removed_edge(worker_box: WorkerBox, net: Net) -> None:
-    key = words(layout.ADDRESS.pack({"value": net.edge_relay}))
+    key = words(layout.ADDRESS.of(net.edge_relay))
     bpftool("delete", worker_box, "ew_edges", "key", *key)
     (step,) = expect_repair("worker", WORKER_PARAMS, [("add", "edge", f"edge1 {net.edge_relay}")])
     assert step.after == {"relay_address": net.edge_relay}
@@ -209,7 +216,7 @@ def test_a_lost_and_a_stray_vip(edge_box: Box, net: Net) -> None:
     for vip in (net.dns_vip, net.vip(200)):
         verb = "delete" if vip == net.dns_vip else "update"
         value = [] if verb == "delete" else ["value", *words(bytes(4))]
-        bpftool(verb, edge_box, "ew_vips", "key", *words(layout.ADDRESS.pack({"value": vip})), *value)
+        bpftool(verb, edge_box, "ew_vips", "key", *words(layout.ADDRESS.of(vip)), *value)
     expected = [("add", "VIP", net.dns_vip), ("remove", "VIP", net.vip(200))]
     assert sorted(told(contents.preview("edge", EDGE_PARAMS))) == sorted(expected)
     expect_repair("edge", EDGE_PARAMS, told(contents.preview("edge", EDGE_PARAMS)))
@@ -422,6 +429,45 @@ def test_what_is_proven_is_not_worked_out_again_until_a_byte_differs(
             contents.preview("edge", other)
     state = edge_state.read(edge_box.maps)
     entry = state.entries[edge_state.Entry("ew_services", VIP, PORT, 16)]
-    place = words(layout.U32.pack({"value": entry["lut_offset"]}))
-    bpftool("update", edge_box, "ew_lut", "key", *place, "value", *words(layout.U32.pack({"value": 1})))
+    place = words(layout.U32.of(entry["lut_offset"]))
+    bpftool("update", edge_box, "ew_lut", "key", *place, "value", *words(layout.U32.of(1)))
     expect_repair("edge", EDGE_PARAMS, [("change", "service", f"{VIP}:{PORT}/udp")])
+
+
+def test_who_writes_at_the_same_time_is_told(edge_box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is read back is held against what was meant to be there, byte for byte, and then in words."""
+    write = map_io.write
+    params = {**EDGE_PARAMS, "drop_unserved": True}
+
+    def interrupted(maps: map_io.Maps, changes: list[map_io.Change]) -> None:
+        write(maps, changes)
+        write(maps, [("ew_services", layout.SERVICE_KEY.pack({"vip": VIP, "port": PORT}), None)])
+
+    with monkeypatch.context() as patch:
+        patch.setattr(map_io, "write", interrupted)
+        with pytest.raises(EdgewireError, match=rf"read back different: service {VIP}:{PORT}/udp\. Something else"):
+            contents.ensure("edge", params)
+    assert told(contents.preview("edge", params)) == [("add", "service", f"{VIP}:{PORT}/udp")]
+    assert contents.ensure("edge", EDGE_PARAMS) != []
+
+
+def test_maps_are_read_in_parts(edge_box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hash map and a trie of more entries than are read at once; a bucket that holds more is read all the same."""
+    state = edge_state.read(edge_box.maps)
+    there = {name: len(edge_box.maps[f"ew_{name}"].read()[1]) // layout.SERVICE.size for name in ("services", "ranges")}
+    room = {name: state.capacity[name] - count for name, count in there.items()}
+    one: dict[str, Any] = {"vip": "198.51.100.1", "prefix_bits": 48}
+    keys = {layout.SERVICE_KEY.pack({**one, "port": port}) for port in range(room["services"])}
+    tries = {layout.RANGE_KEY.pack({**one, "port": port}) for port in range(room["ranges"])}
+    zero = bytes(layout.SERVICE.size)
+    map_io.write(edge_box.maps, [("ew_services", key, zero) for key in keys])
+    map_io.write(edge_box.maps, [("ew_ranges", key, zero) for key in tries])
+    whole = {name: edge_box.maps[name].read() for name in ("ew_services", "ew_ranges")}
+    monkeypatch.setattr(libbpf, "_AT_ONCE", 1)
+    for name, written in (("ew_services", keys), ("ew_ranges", tries)):
+        size = edge_box.maps[name].info.key_size
+        read = edge_box.maps[name].read()[0]
+        assert read == whole[name][0]
+        assert written <= {read[at : at + size] for at in range(0, len(read), size)}
+    map_io.write(edge_box.maps, [("ew_services", key, None) for key in keys])
+    map_io.write(edge_box.maps, [("ew_ranges", key, None) for key in tries])

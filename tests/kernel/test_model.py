@@ -364,8 +364,8 @@ def replies() -> list[bytes]:
 
 def set_rates(maps: map_io.Maps, indices: dict[str, int]) -> None:
     """Empty the bucket of the service that is crowded, and those of loud sources, and fill all others."""
-    empty = [("ew_buckets", layout.U32.pack({"value": indices["crowded"]}), CENTURIES)]
-    full = [("ew_buckets", layout.U32.pack({"value": indices["loud"]}), bytes(8))]
+    empty = [("ew_buckets", layout.U32.of(indices["crowded"]), CENTURIES)]
+    full = [("ew_buckets", layout.U32.of(indices["loud"]), bytes(8))]
     for client in map(packed, LOUD):
         network = int.from_bytes(client[:8].ljust(8, b"\0"), sys.byteorder)
         source = {"filter": indices["loud"], "version": 4 if len(client) == 4 else 6, "network": network}

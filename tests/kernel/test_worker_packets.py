@@ -301,7 +301,7 @@ def test_replies_that_cannot_be_relayed(worker: Programs, packet: bytes, reason:
 
 def test_not_configured(worker_programs: Programs, net: Net) -> None:
     worker_programs.put("ew_flows", flow_key(net), flow(net))
-    worker_programs.put("ew_config", layout.U32.pack({}), layout.WORKER_CONFIG.pack({}))
+    worker_programs.put("ew_config", layout.U32.of(0), layout.WORKER_CONFIG.pack({}))
     expect_drop(worker_programs, echo(net), "not_configured")
 
 

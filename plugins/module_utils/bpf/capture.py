@@ -136,7 +136,7 @@ class _Tap:
             raise EdgewireError(f"another capture of the {role} programs is running on this host; nothing was done")
 
     def _write(self, **record: int) -> None:
-        map_io.write(self._maps, [("ew_capture", layout.U32.pack({}), layout.CAPTURE.pack(record))])
+        map_io.write(self._maps, [("ew_capture", layout.U32.of(0), layout.CAPTURE.pack(record))])
 
     def grant(self, samples: int, seconds: float) -> None:
         """Let the programs send so many samples, in so many seconds at the latest."""

@@ -17,6 +17,7 @@ from ansible_collections.edgewire.fleet.plugins.module_utils.bpf import (
     map_io,
     netdev,
     proofs,
+    readback,
     rendered,
     states,
     worker_maps,
@@ -48,26 +49,32 @@ _MANNER = ("state", "force", "contents", "role")
 _INTERFACES = ("wireguard_interface", "uplink", "reply_interface", "container_interface")
 
 
-def _proof(role: str, params: Mapping[str, Any], maps: map_io.Maps) -> bytes:
+def _asked(role: str, params: Mapping[str, Any]) -> bytes:
+    """The question that a proof answers."""
+    return proofs.asked(role, {name: value for name, value in params.items() if name not in _MANNER})
+
+
+def _proof(question: bytes, params: Mapping[str, Any], maps: map_io.Maps) -> bytes:
     """What :func:`proofs.known` would have to know for the maps to be right."""
-    wanted = {name: value for name, value in params.items() if name not in _MANNER}
     names = [params.get(option) for option in _INTERFACES]
     surroundings = [
         [name and netdev.ifindex_of(name) for name in names],
         netdev.mtu(params.get("wireguard_interface") or ""),
     ]
-    return proofs.of(role, wanted, surroundings, maps)
+    return proofs.of(question, surroundings, maps)
 
 
 _Wanted = edge_state.EdgeWanted | worker_maps.WorkerWanted
 
 
 class _Comparison(NamedTuple):
-    """What there is to do, and the desired contents, where these were needed to say that."""
+    """What there is to do. What was worked out on the way is there for the next look, where it was needed."""
 
     steps: list[Step]
     changes: Sequence[map_io.Change]
     wanted: _Wanted | None
+    asked: bytes | None = None
+    seen: map_io.Maps | None = None
 
 
 def _plan(
@@ -98,17 +105,19 @@ def _compare(
     *,
     remember: bool,
     may_be_missing: bool = False,
-    wanted: _Wanted | None = None,
+    earlier: _Comparison | None = None,
 ) -> _Comparison:
-    """:func:`_plan`, unless it is proven that there is nothing to do. ``wanted``: what ``params`` come to, if known."""
+    """:func:`_plan`, unless it is proven that there is nothing to do. ``earlier``: what is known of ``params``."""
+    wanted, question = (earlier.wanted, earlier.asked) if earlier else (None, None)
     maps = map_io.read_once(maps)
     # What else is there to be merged with goes by names, too, which are not in the maps.
     if params.get("state", "overridden") != "overridden" or params.get("keep_leaving"):
-        return _plan(role, params, maps, may_be_missing, wanted)
-    proof = _proof(role, params, maps)
+        return _plan(role, params, maps, may_be_missing, wanted)._replace(seen=maps)
+    question = question or _asked(role, params)
+    proof = _proof(question, params, maps)
     if proofs.known(role, proof):
-        return _Comparison([], [], wanted)
-    compared = _plan(role, params, maps, may_be_missing, wanted)
+        return _Comparison([], [], wanted, question)
+    compared = _plan(role, params, maps, may_be_missing, wanted)._replace(asked=question, seen=maps)
     if remember and not compared.steps:
         proofs.remember(role, proof)
     return compared
@@ -171,7 +180,7 @@ def preview_to_probe(params: Mapping[str, Any]) -> tuple[list[Step], edge_state.
     with _running("edge") as maps:
         maps = map_io.read_once(maps)
         wanted = edge_wanted(params)
-        steps = _compare("edge", params, maps, remember=False, wanted=wanted).steps
+        steps = _compare("edge", params, maps, remember=False, earlier=_Comparison([], [], wanted)).steps
         if not steps:
             edge_state.take_tables(wanted, maps)
         return steps, wanted
@@ -185,14 +194,26 @@ def fill(role: str, params: Mapping[str, Any], maps: map_io.Maps) -> list[Step]:
     compared = _compare(role, params, maps, remember=True)
     if compared.changes:
         map_io.write(maps, compared.changes)
-        left = _compare(role, params, maps, remember=True, wanted=compared.wanted)
-        if left.steps:
-            names = ", ".join(f"{step.kind} {step.name}" for step in left.steps)
-            raise EdgewireError(
-                f"written, but read back different: {names}. Something else writes to these maps, or wrote just now:"
-                " run again"
-            )
+        _check_written(role, params, map_io.read_once(maps), compared)
     return compared.steps
+
+
+def _check_written(role: str, params: Mapping[str, Any], maps: map_io.Maps, compared: _Comparison) -> None:
+    """:raises EdgewireError: there is still something to do, as somebody else has written, too."""
+    assert compared.seen is not None  # there were changes
+    before, after = proofs.compared(compared.seen), proofs.compared(maps)
+    if readback.is_as_written(role, before, compared.changes, after):
+        # To these bytes a plan ends in one step: to compare them once more would find the same.
+        if compared.asked is not None:
+            proofs.remember(role, _proof(compared.asked, params, maps))
+        return
+    left = _compare(role, params, maps, remember=True, earlier=compared)
+    if left.steps:
+        names = ", ".join(f"{step.kind} {step.name}" for step in left.steps)
+        raise EdgewireError(
+            f"written, but read back different: {names}. Something else writes to these maps, or wrote just now:"
+            " run again"
+        )
 
 
 def ensure(role: str, params: Mapping[str, Any]) -> list[Step]:

@@ -91,10 +91,10 @@ def _array_rows(old: MapLayout, new: MapLayout, rows: Mapping[bytes, bytes], siz
     empty = bytes(size)
     if old.indices is not None and new.indices is not None:
         place = {name: number for number, name in enumerate(new.indices)}
-        moved = [(place.get(name), layout.U32.pack({"value": i})) for i, name in enumerate(old.indices)]
-        return {layout.U32.pack({"value": to}): rows.get(key, empty) for to, key in moved if to is not None}
+        moved = [(place.get(name), layout.U32.of(i)) for i, name in enumerate(old.indices)]
+        return {layout.U32.of(to): rows.get(key, empty) for to, key in moved if to is not None}
     last = max((int.from_bytes(key, "little") for key, value in rows.items() if value != empty), default=-1)
-    found = (layout.U32.pack({"value": index}) for index in range(last + 1))
+    found = (layout.U32.of(index) for index in range(last + 1))
     return {key: rows.get(key, empty) for key in found}
 
 

@@ -82,9 +82,9 @@ def plan(
         for place in changed:
             was, will = (side[place * size : (place + 1) * size] for side in (old, new))
             if any(was[:head]):
-                before.append((name, layout.U32.pack({"value": place}), bytes(head) + was[head:]))
+                before.append((name, layout.U32.of(place), bytes(head) + was[head:]))
             if place in wanted and was[head:] != will[head:]:
-                after.append((name, layout.U32.pack({"value": place}), bytes(head) + will[head:]))
+                after.append((name, layout.U32.of(place), bytes(head) + will[head:]))
         after += [Run(name, start, new[start * size : end * size]) for start, end in _runs(changed)]
     return before, after
 
@@ -97,9 +97,7 @@ def _plan_ranges(ranges: Iterable[tuple[str, int, int]], state: bytes) -> tuple[
         new[place // 64] &= ~(1 << place % 64)
     both = array.array("Q", map(operator.and_, old, new))
     before: list[Write] = [
-        (_NO_RANGE, layout.U32.pack({"value": word}), layout.U64.pack({"value": bits}))
-        for word, bits in enumerate(both)
-        if bits != old[word]
+        (_NO_RANGE, layout.U32.of(word), layout.U64.of(bits)) for word, bits in enumerate(both) if bits != old[word]
     ]
     changed = (word for word, bits in enumerate(both) if bits != new[word])
     return before, [Run(_NO_RANGE, start, new[start:end].tobytes()) for start, end in _runs(changed)]

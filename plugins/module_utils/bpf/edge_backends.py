@@ -18,7 +18,7 @@ from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.edge_state impo
 from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.map_io import Fold
 from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.ports import claim_text
 from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.space import Indices
-from ansible_collections.edgewire.fleet.plugins.module_utils.steps import make_step
+from ansible_collections.edgewire.fleet.plugins.module_utils.steps import Told, make_step
 
 
 def plan_backends(
@@ -72,15 +72,16 @@ def plan_backends(
             found, reply = state.backends.get(slot), state.endpoints.get(eid) == slot
             if found == record and reply:
                 continue
-            key = layout.U32.pack({"value": slot})
             if eid not in slot_of:
-                result.allocate.append(("ew_stats", key, bytes(layout.STATS.size * cpus)))
-            result.allocate.append(("ew_backends", key, layout.BACKEND.pack(record)))
-            result.allocate.append(("ew_endpoints", layout.BE32.pack({"value": eid}), key))
-            before = words(found, reply) if found else None
-            after = words(record, True)
-            if before == after:  # only the counter differs, which has no name outside this box
-                before = {**after, "counter": "another backend's"}
+                result.put("ew_stats", slot, bytes(layout.STATS.size * cpus))
+            result.put("ew_backends", slot, layout.BACKEND.pack(record))
+            result.allocate.append(("ew_endpoints", layout.BE32.of(eid), layout.U32.of(slot)))
+            after = Told(words, record, True)
+            before = None
+            if found is not None:
+                before = words(found, reply)
+                if before == after:  # only the counter differs, which has no name outside this box
+                    before = {**before, "counter": "another backend's"}
             name = f"{service.name} on {backend.worker} ({eid})"
             result.steps.append(make_step("backend", name, before, after))
     _retire_backends(state, slots, retired, words, result)
@@ -124,10 +125,10 @@ def _retire_backends(
             if claim in retired:  # the service stays, and so do the packets it has had
                 result.folds.append(Fold(slot, retired[claim]))
             zero = bytes(layout.BACKEND.size)
-            result.retire.append(("ew_backends", layout.U32.pack({"value": slot}), zero))
+            result.retire.append(("ew_backends", layout.U32.of(slot), zero))
     for eid, slot in state.endpoints.items():
         if eid not in slots:
-            result.retire.append(("ew_endpoints", layout.BE32.pack({"value": eid}), None))
+            result.retire.append(("ew_endpoints", layout.BE32.of(eid), None))
             if state.backends.get(slot, {}).get("endpoint_id") != eid:
                 found = {"endpoint_id": eid, "slot": slot}
                 result.steps.append(make_step("reply entry", str(eid), found, None))

@@ -52,17 +52,16 @@ def plan(wanted: EdgeWanted, state: EdgeState, cpus: int = 1, now: int = 0) -> t
     _check_capacity(wanted, state, result.shortages)
     # What the first of a claim's entries says; the others are held against it.
     found_of = {
-        service.claim: next((record for e in service.entries if (record := state.entries.get(e)) is not None), None)
-        for service in wanted.services
+        service.claim: next(filter(None, map(state.entries.get, service.entries)), None) for service in wanted.services
     }
     retired = _plan_counters(wanted, state, found_of, result)
     workers = _plan_workers(wanted, state, result)
     slots = plan_backends(wanted, state, found_of, retired, workers, result, cpus, now)
     filter_of = _plan_filters(wanted, state, found_of, result, cpus)
-    records = plan_services(wanted, state, found_of, retired, slots, filter_of, result)
+    values = plan_services(wanted, state, found_of, retired, slots, filter_of, result)
     _plan_vips(wanted, state, result)
     _plan_config(wanted, state, result)
-    _plan_direct(wanted, state, records, result)
+    _plan_direct(wanted, state, values, result)
     result.shortages.raise_if_any()
     return result.steps, list(result.writes())
 
@@ -81,8 +80,7 @@ def _plan_counters(wanted: EdgeWanted, state: EdgeState, found_of: _Found, resul
     for service in wanted.services:
         if service.claim not in retired:
             retired[service.claim] = indices.take()
-            key = layout.U32.pack({"value": retired[service.claim]})
-            result.allocate.append(("ew_retired", key, bytes(layout.STATS.size)))
+            result.put("ew_retired", retired[service.claim], bytes(layout.STATS.size))
     return retired
 
 
@@ -107,13 +105,13 @@ def _plan_workers(wanted: EdgeWanted, state: EdgeState, result: Phases) -> dict[
         }
         found = state.workers.get(slot)
         if found != record:
-            result.allocate.append(("ew_workers", layout.U32.pack({"value": slot}), layout.WORKER.pack(record)))
+            result.allocate.append(("ew_workers", layout.U32.of(slot), layout.WORKER.pack(record)))
             before = _worker_words(found) if found else None
             result.steps.append(make_step("worker", name, before, _worker_words(record)))
     kept = set(slots.values())
     for slot, found in state.workers.items():
         if slot not in kept:
-            result.retire.append(("ew_workers", layout.U32.pack({"value": slot}), bytes(layout.WORKER.size)))
+            result.retire.append(("ew_workers", layout.U32.of(slot), bytes(layout.WORKER.size)))
             result.steps.append(make_step("worker", found["relay"] or found["relay6"], _worker_words(found), None))
     return slots
 
@@ -141,29 +139,27 @@ def _plan_vips(wanted: EdgeWanted, state: EdgeState, result: Phases) -> None:
     for vip in sorted(wanted.vips ^ state.vips):
         there: Mapping[str, Any] = {"family": "IPv6" if ":" in vip else "IPv4"}
         comes = vip in wanted.vips
-        value = layout.U32.pack({}) if comes else None
-        result.switch.append(("ew_vips", layout.ADDRESS.pack({"value": vip}), value))
+        value = layout.U32.of(0) if comes else None
+        result.switch.append(("ew_vips", layout.ADDRESS.of(vip), value))
         result.steps.append(make_step("VIP", vip, None if comes else there, there if comes else None))
 
 
 def _plan_config(wanted: EdgeWanted, state: EdgeState, result: Phases) -> None:
     record = wanted.config
     if dict(state.config) != record:
-        result.allocate.append(("ew_config", layout.U32.pack({}), layout.EDGE_CONFIG.pack(record)))
+        result.allocate.append(("ew_config", layout.U32.of(0), layout.EDGE_CONFIG.pack(record)))
         before = dict(state.config) if state.config["uplink_ifindex"] else None
         result.steps.append(make_step("configuration", "edge", before, record))
 
 
-def _plan_direct(
-    wanted: EdgeWanted, state: EdgeState, records: Mapping[Claim, Mapping[str, int]], result: Phases
-) -> None:
+def _plan_direct(wanted: EdgeWanted, state: EdgeState, values: Mapping[Claim, bytes], result: Phases) -> None:
     """Have the tables in front of the maps say the same; a step only where no other one brings them along."""
     entries: dict[str, dict[bytes, bytes]] = {}
     ranges: list[Claim] = []
     for service in wanted.services:
         if service.port == service.last_port:
             entry = service.entries[0]
-            entries.setdefault(entry.map, {})[entry.pack()] = layout.SERVICE.pack(records[service.claim])
+            entries.setdefault(entry.map, {})[entry.pack()] = values[service.claim]
         else:
             ranges.append(service.claim)
     before, after = direct.plan(entries, ranges, state.direct)

@@ -13,10 +13,15 @@ from typing import Any
 
 from ansible_collections.edgewire.fleet.plugins.module_utils.bpf import layout
 from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.edge_phases import Phases
-from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.edge_state import Claim, EdgeState, EdgeWanted, span_of
-from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.map_io import Run
+from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.edge_state import (
+    Claim,
+    EdgeState,
+    EdgeWanted,
+    ServiceWanted,
+    span_of,
+)
 from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.space import Shortages, Space
-from ansible_collections.edgewire.fleet.plugins.module_utils.steps import make_step
+from ansible_collections.edgewire.fleet.plugins.module_utils.steps import Told, make_step
 
 
 class _WorkerNames:
@@ -38,10 +43,9 @@ class _WorkerNames:
 
 
 def _share_words(table: Sequence[int], workers: _WorkerNames) -> dict[str, Any]:
-    # Most services of a large fleet have one backend, and to count takes long where there is nothing to count.
-    counts = {table[0]: 1} if len(table) == 1 else Counter(table)
+    counts = sorted(Counter(table).items())
     return {
-        "backends": {workers.label(eid): round(count / len(table), 4) for eid, count in sorted(counts.items())},
+        "backends": {workers.label(eid): round(count / len(table), 4) for eid, count in counts},
         "table": hashlib.sha256(array.array("I", table).tobytes()).hexdigest()[:12],
     }
 
@@ -54,10 +58,10 @@ def plan_services(
     slots: Mapping[int, int],
     filter_of: Mapping[str, int],
     result: Phases,
-) -> dict[Claim, Mapping[str, int]]:
+) -> dict[Claim, bytes]:
     """Steps for entries that are missing, wrong or not wanted; a table that changed goes to free space.
 
-    Returns what the entries of each claim say in the end.
+    Returns what the entries of each claim say in the end, packed.
     """
     workers = _WorkerNames(wanted, state)
     room = state.capacity["lut"]
@@ -80,8 +84,12 @@ def plan_services(
     def found_words(name: str | None, found: Mapping[str, int]) -> dict[str, Any]:
         return words(name, state.table_of(found), found, state.draining_of(found))
 
+    def wanted_words(service: ServiceWanted, fixed: Mapping[str, int]) -> dict[str, Any]:
+        draining = {backend.endpoint_id for backend in service.backends if backend.drain_weight and service.is_draining}
+        return words(service.name, service.table, fixed, draining)
+
     kept = set()
-    records: dict[Claim, Mapping[str, int]] = {}
+    values: dict[Claim, bytes] = {}
     for service in wanted.services:
         kept.update(service.entries)
         fixed = {
@@ -94,33 +102,34 @@ def plan_services(
         places = array.array("I", [slots[eid] for eid in service.table])
         if service.is_draining:
             places.extend(slots[eid] for eid in service.drain_table)
-        right = found is not None and state.places_of(found) == places
         sizes = {"lut_size": service.size, **fixed}
-        record = {"lut_offset": found["lut_offset"], **sizes} if found and right else None
-        if record and all(state.entries.get(entry) == record for entry in service.entries):
-            records[service.claim] = record
-            continue
-        draining = {backend.endpoint_id for backend in service.backends if backend.drain_weight and service.is_draining}
-        after = words(service.name, service.table, fixed, draining)
-        before = found_words(service.name, found) if found else None
-        if before == after:  # what differs has no name outside this box, or not all entries of a range are there
-            there = sum(state.entries.get(entry) == found for entry in service.entries)
-            where = "through other slots, filtered or counted elsewhere"
-            before = {**before, "entries": f"{there} of {len(service.entries)}, {where}"}
+        record = None
+        if found is not None and state.places_of(found) == places:
+            record = {"lut_offset": found["lut_offset"], **sizes}
+            if all(state.entries.get(entry) == record for entry in service.entries):
+                values[service.claim] = layout.SERVICE.pack(record)
+                continue
+        after = Told(wanted_words, service, fixed)
+        before = None
+        if found is not None:
+            before = found_words(service.name, found)
+            if before == after:  # what differs has no name outside this box, or not all entries of a range are there
+                there = sum(state.entries.get(entry) == found for entry in service.entries)
+                where = "through other slots, filtered or counted elsewhere"
+                before = {**before, "entries": f"{there} of {len(service.entries)}, {where}"}
         result.steps.append(make_step("service", service.text, before, after))
         if record is None:
             offset = _place_table(len(places), found, space, room, result.shortages)
             if places:
-                result.tables.append(Run("ew_lut", offset, places.tobytes()))
+                result.put("ew_lut", offset, places.tobytes(), len(places))
             record = {"lut_offset": offset, **sizes}
-        records[service.claim] = record
-        value = layout.SERVICE.pack(record)
+        value = values[service.claim] = layout.SERVICE.pack(record)
         result.switch += [(e.map, e.pack(), value) for e in service.entries if state.entries.get(e) != record]
     for entry, found in state.entries.items():
         if entry not in kept:
             result.switch.append((entry.map, entry.pack(), None))
-            result.steps.append(make_step("service", entry.text, found_words(None, found), None))
-    return records
+            result.steps.append(make_step("service", entry.text, Told(found_words, None, found), None))
+    return values
 
 
 def _place_table(size: int, found: Mapping[str, int] | None, space: Space, room: int, shortages: Shortages) -> int:

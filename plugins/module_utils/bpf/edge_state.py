@@ -67,7 +67,7 @@ def entries_of(claim: Claim) -> list[Entry]:
     return [Entry("ew_ranges" + family, vip, port, bits) for port, bits in prefixes_of(first, last)]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class BackendWanted:
     """One backend of a service, on a worker, with its share's weight (0: no new flows).
 
@@ -130,14 +130,14 @@ class ServiceWanted:
     @functools.cached_property
     def is_draining(self) -> bool:
         """Whether flows are on their way from one of its backends to the others."""
-        return bool(self.size) and any(backend.drain_weight for backend in self.backends)
+        return any(backend.drain_weight for backend in self.backends) and bool(self.size)
 
     @functools.cached_property
     def size(self) -> int:
         """Slots of the table, without building it."""
-        lasting = self._lasting
+        weights = [backend.weight for backend in self._lasting]
         # By all backends, not by the live ones: draining one must not reshuffle the others' flows.
-        return table_size(len(lasting), self.table_size) if any(backend.weight for backend in lasting) else 0
+        return table_size(len(weights), self.table_size) if any(weights) else 0
 
     @property
     def span(self) -> int:

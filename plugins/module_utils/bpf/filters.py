@@ -57,7 +57,7 @@ class Source(NamedTuple):
     @property
     def value(self) -> bytes:
         """Its entry's value."""
-        return layout.U32.pack({"value": layout.SOURCE_ALLOWED if self.allowed else layout.SOURCE_DENIED})
+        return layout.U32.of(layout.SOURCE_ALLOWED if self.allowed else layout.SOURCE_DENIED)
 
 
 Sources = frozenset[Source]
@@ -278,7 +278,7 @@ def plan(
         if item.service in result.index:
             continue
         index = result.index[item.service] = indices.take()
-        key, record = layout.U32.pack({"value": index}), item.record(numbers.get(item.sources, 0))
+        key, record = layout.U32.of(index), item.record(numbers.get(item.sources, 0))
         result.before += [
             ("ew_filtered", key, bytes(layout.FILTERED.size * cpus)),
             ("ew_buckets", key, bytes(layout.U64.size)),
@@ -297,7 +297,7 @@ def _retire(state: FilterState, used: Mapping[int, str], replaced: set[int], lis
     for index, record in state.filters.items():
         if index not in kept:
             told.add(record["sources"])
-            result.after.append(("ew_filters", layout.U32.pack({"value": index}), bytes(layout.FILTER.size)))
+            result.after.append(("ew_filters", layout.U32.of(index), bytes(layout.FILTER.size)))
             if index not in replaced:
                 result.steps.append(_step(used.get(index, "of no service"), record, None, lists))
     for number, sources in state.lists.items():

@@ -29,7 +29,11 @@ BPF_TC_F_REPLACE = 1
 BPF_TCX_INGRESS = 46  # enum bpf_attach_type
 _MOST_TCX = 64  # BPF_MPROG_MAX
 TC_HANDLE = 1
-BPF_MAP_TYPE_PERCPU_ARRAY = 6  # enum bpf_map_type
+BPF_MAP_TYPE_ARRAY = 2  # enum bpf_map_type
+BPF_MAP_TYPE_PERCPU_ARRAY = 6
+ARRAYS = (BPF_MAP_TYPE_ARRAY, BPF_MAP_TYPE_PERCPU_ARRAY)
+# Of how many entries a hash map or trie is read in one call.
+_AT_ONCE = 65_536
 
 
 class BpfError(EdgewireError):
@@ -345,32 +349,38 @@ def read_all(fd: int, info: MapInfo, limit: int | None = None) -> tuple[bytes, b
     """
     size = user_value_size(info)
     capacity = info.max_entries if limit is None else min(limit, info.max_entries)
-    keys = ctypes.create_string_buffer(capacity * info.key_size)
-    values = ctypes.create_string_buffer(capacity * size)
+    # An array has all its entries; what has them one by one seldom has as many as there is room for.
+    room = capacity if info.type in ARRAYS else min(capacity, _AT_ONCE)
+    keys, values = [], []
     cursor = ctypes.create_string_buffer(max(info.key_size, 4))
     done, first = 0, True
     while done < capacity:
-        count = ctypes.c_uint32(capacity - done)
+        room = min(room, capacity - done)
+        found_keys, found_values = (ctypes.create_string_buffer(room * each) for each in (info.key_size, size))
+        count = ctypes.c_uint32(room)
         result = int(
             library().bpf_map_lookup_batch(
                 fd,
                 None if first else ctypes.byref(cursor),
                 ctypes.byref(cursor),
-                ctypes.byref(keys, done * info.key_size),
-                ctypes.byref(values, done * size),
+                found_keys,
+                found_values,
                 ctypes.byref(count),
                 None,
             )
         )
-        done += count.value
-        first = False
-        if result == -errno.ENOENT:
-            break
-        if result < 0:
+        if result == -errno.ENOSPC and room < capacity - done:  # a hash map's bucket is read whole
+            room *= 2
+            continue
+        if result < 0 and result != -errno.ENOENT:
             raise BpfError(f"reading map {info.name}", -result)
-        if count.value == 0:
+        done += count.value
+        keys.append(ctypes.string_at(found_keys, count.value * info.key_size))
+        values.append(ctypes.string_at(found_values, count.value * size))
+        first = False
+        if result == -errno.ENOENT or count.value == 0:
             break
-    return keys.raw[: done * info.key_size], values.raw[: done * size]
+    return b"".join(keys), b"".join(values)
 
 
 def update_batch(fd: int, name: str, keys: bytes, values: bytes, count: int) -> None:

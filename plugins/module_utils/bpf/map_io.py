@@ -46,7 +46,7 @@ class Run(NamedTuple):
     def singles(self, size: int) -> Iterator[Write]:
         """The same as single writes; ``size`` is that of a value in bytes."""
         for number, at in enumerate(range(0, len(self.values), size), self.start):
-            yield self.name, layout.U32.pack({"value": number}), self.values[at : at + size]
+            yield self.name, layout.U32.of(number), self.values[at : at + size]
 
 
 Change = Write | Run | Fold
@@ -201,15 +201,15 @@ def fold_writes(maps: Maps, folds: Iterable[Fold]) -> list[Write]:
             total[name] += value
     zero = bytes(layout.STATS.size * counted.cpus)
     return [
-        *(("ew_retired", layout.U32.pack({"value": i}), layout.STATS.pack(total)) for i, total in sums.items()),
-        *(("ew_stats", layout.U32.pack({"value": fold.slot}), zero) for fold in moves),
+        *(("ew_retired", layout.U32.of(i), layout.STATS.pack(total)) for i, total in sums.items()),
+        *(("ew_stats", layout.U32.of(fold.slot), zero) for fold in moves),
     ]
 
 
 def _flush(maps: Maps, batch: list[Write | Run]) -> None:
     name = batch[0][0]
     if isinstance(batch[0], Run):
-        size = maps[name].info.value_size
+        size = libbpf.user_value_size(maps[name].info)
         runs = [item for item in batch if isinstance(item, Run)]
         indices = array.array(
             "I", itertools.chain.from_iterable(range(r.start, r.start + len(r.values) // size) for r in runs)
@@ -234,4 +234,4 @@ def make_one(programs: Mapping[str, int], maps: Mapping[str, int], identity: byt
         for map_fd in maps.values():
             libbpf.bind_map(program_fd, map_fd)
     record = layout.IDENTITY.pack({"build": identity, "schema": schema_hash})
-    libbpf.update_batch(maps["ew_identity"], "ew_identity", layout.U32.pack({}), record, 1)
+    libbpf.update_batch(maps["ew_identity"], "ew_identity", layout.U32.of(0), record, 1)

@@ -8,6 +8,9 @@ interfaces, of every byte that was read from the kernel, and of the code that co
 a run reads the maps as ever and hashes them, and a byte that differs, anywhere, leads to the whole comparison. What
 this saves is building every service's load balancing table again, and taking 100,000 entries apart.
 
+What was just written is proven in the same way where the maps were read back as the plan meant them to be, byte for
+byte (:mod:`readback`): a plan from there on has nothing to do, which the planners' property tests show.
+
 Proofs lie in /run: after a reboot the maps are new.
 """
 
@@ -39,23 +42,38 @@ _NOT_COMPARED = frozenset(
 # Where the comparing is done.
 _CODE = (
     *("contents", "direct", "edge_backends", "edge_maps", "edge_phases", "edge_services", "edge_state", "filters"),
-    *("layout", "map_io", "ports", "proofs", "record", "relays", "space", "wanted", "worker_maps"),
+    *("layout", "map_io", "ports", "proofs", "readback", "record", "relays", "space", "wanted", "worker_maps"),
 )
 _PACKAGE = __name__.rpartition(".")[0]
 
 
-def of(role: str, wanted: Mapping[str, Any], surroundings: Iterable[Any], maps: map_io.Maps) -> bytes:
-    """The proof that ``maps`` are as ``wanted``, if they are; 32 bytes.
-
-    ``surroundings`` is whatever else the comparison depends on. Of ``ew_lut`` the part that services use counts.
+def asked(role: str, wanted: Mapping[str, Any]) -> bytes:
+    """What a proof says of its question, for however many looks at the maps: hash of what is wanted, and of the code
+    that compares; 32 bytes.
     """
     digest = hashlib.sha256(_code())
-    digest.update(json.dumps([role, wanted, list(surroundings)], sort_keys=True, default=str).encode())
+    digest.update(json.dumps([role, wanted], sort_keys=True, default=str).encode())
+    return digest.digest()
+
+
+def compared(maps: map_io.Maps) -> dict[str, tuple[bytes, bytes]]:
+    """All that counts in a comparison: keys and values of each map. Of ``ew_lut`` it is the part that services use."""
+    read = {}
     for name in sorted(maps.keys() - _NOT_COMPARED):
-        opened = maps[name]
         limit = edge_state.lut_used(maps) if name == "ew_lut" else None
-        keys, values = opened.read(limit) if limit != 0 else (b"", b"")
-        digest.update(f"{name} {opened.info.max_entries} {len(keys)} {len(values)}\n".encode())
+        read[name] = maps[name].read(limit) if limit != 0 else (b"", b"")
+    return read
+
+
+def of(question: bytes, surroundings: Iterable[Any], maps: map_io.Maps) -> bytes:
+    """The proof that ``maps`` are as was :func:`asked`, if they are; 32 bytes.
+
+    ``surroundings`` is whatever else the comparison depends on.
+    """
+    digest = hashlib.sha256(question)
+    digest.update(json.dumps(list(surroundings)).encode())
+    for name, (keys, values) in compared(maps).items():
+        digest.update(f"{name} {maps[name].info.max_entries} {len(keys)} {len(values)}\n".encode())
         digest.update(keys)
         digest.update(values)
     return digest.digest()

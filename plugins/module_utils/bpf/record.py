@@ -9,9 +9,10 @@ converted once each: addresses, ports and indices repeat.
 from __future__ import annotations
 
 import functools
+import operator
 import socket
 import struct
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -85,13 +86,23 @@ class Record:
         return struct.Struct("=" + "".join(_FORMATS[kind] for _, kind in self.fields))
 
     @functools.cached_property
-    def _names(self) -> list[str]:
-        return [name for name, _ in self.fields]
+    def _given(self) -> Fields:
+        """The fields without padding."""
+        return tuple((name, kind) for name, kind in self.fields if name != "zero")
+
+    @functools.cached_property
+    def _packer(self) -> struct.Struct:
+        formats = [(name, _FORMATS[kind]) for name, kind in self.fields]
+        return struct.Struct("=" + "".join(f"{struct.calcsize(f)}x" if name == "zero" else f for name, f in formats))
+
+    @functools.cached_property
+    def _row_of(self) -> Callable[[Mapping[str, Any]], Sequence[Any]]:
+        names = [name for name, _ in self._given]
+        return operator.itemgetter(*names) if len(names) > 1 else lambda values: (values[names[0]],)
 
     @functools.cached_property
     def _encoders(self) -> list[tuple[int, Callable[[Any], Any]]]:
-        kinds = enumerate(kind for _, kind in self.fields)
-        return [(place, _ENCODERS[kind]) for place, kind in kinds if kind in _ENCODERS]
+        return [(place, _ENCODERS[kind]) for place, (_, kind) in enumerate(self._given) if kind in _ENCODERS]
 
     @property
     def size(self) -> int:
@@ -105,10 +116,21 @@ class Record:
 
     def pack(self, values: Mapping[str, Any]) -> bytes:
         """One record as bytes; a field that is not given is 0."""
-        row = [values.get(name, 0) for name in self._names]
-        for place, encode in self._encoders:
-            row[place] = encode(row[place])
-        return self.codec.pack(*row)
+        try:
+            row = self._row_of(values)
+        except KeyError:
+            row = [values.get(name, 0) for name, _ in self._given]
+        if self._encoders:
+            row = list(row)
+            for place, encode in self._encoders:
+                row[place] = encode(row[place])
+        return self._packer.pack(*row)
+
+    @functools.cached_property
+    def of(self) -> Callable[[Any], bytes]:
+        """Makes the bytes of a value, where that is all that the record is: one number, or one address."""
+        ((_, kind),) = self.fields
+        return _ENCODERS.get(kind) or struct.Struct(f"={_FORMATS[kind]}").pack
 
     def iter_unpack(self, data: bytes) -> Iterator[dict[str, Any]]:
         """The records in a run of bytes, as dicts by field name; padding fields ("zero") are left out."""

@@ -33,6 +33,8 @@ def rendered(role: str, changes: Iterable[Change]) -> dict[str, list[dict[str, A
             continue
         spec = specs[name]
         if isinstance(change, Run):
+            if name != "ew_lut" and not any(change.values):  # in a table, 0 is a place as any other
+                continue
             values = [_plain(spec.value, one) for _, _, one in change.singles(spec.value.size) if one is not None]
             told.setdefault(name, []).append({"index": change.start, "values": values})
         elif value is not None and (any(value) or not spec.type.endswith("array")):

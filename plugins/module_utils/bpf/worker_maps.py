@@ -169,7 +169,7 @@ def plan(wanted: WorkerWanted, state: WorkerState, cpus: int = 1) -> tuple[list[
     _plan_edges(wanted, state, steps, writes, removals)
     record = wanted.config
     if dict(state.config) != record:
-        writes.append(("ew_config", layout.U32.pack({}), layout.WORKER_CONFIG.pack(record)))
+        writes.append(("ew_config", layout.U32.of(0), layout.WORKER_CONFIG.pack(record)))
         before = dict(state.config) if state.config["container_ifindex"] else None
         steps.append(make_step("configuration", "worker", before, record))
     both = {
@@ -207,7 +207,7 @@ def _plan_endpoints(
         if index is None:
             index = next(free)
             zero = bytes(layout.STATS.size * cpus)
-            writes.append(("ew_stats", layout.U32.pack({"value": index}), zero))
+            writes.append(("ew_stats", layout.U32.of(index), zero))
         record = {
             "vip": endpoint.vip,
             "container": endpoint.container_address,
@@ -219,7 +219,7 @@ def _plan_endpoints(
             "idle": endpoint.idle,
         }
         if found != record:
-            key = layout.BE32.pack({"value": endpoint.endpoint_id})
+            key = layout.BE32.of(endpoint.endpoint_id)
             entries.append(("ew_endpoints", key, layout.ENDPOINT.pack(record)))
             before = endpoint_words(found) if found else None
             after = endpoint_words(record)
@@ -230,7 +230,7 @@ def _plan_endpoints(
     writes += entries
     for endpoint_id, known in sorted(state.endpoints.items()):
         if endpoint_id not in kept:
-            removals.append(("ew_endpoints", layout.BE32.pack({"value": endpoint_id}), None))
+            removals.append(("ew_endpoints", layout.BE32.of(endpoint_id), None))
             steps.append(make_step("endpoint", str(endpoint_id), endpoint_words(known), None))
 
 
@@ -243,9 +243,9 @@ def _plan_edges(
 ) -> None:
     for relay, name in wanted.edge_relays.items():
         if relay not in state.edges:
-            one = layout.U32.pack({"value": 1})
-            writes.append(("ew_edges", layout.ADDRESS.pack({"value": relay}), one))
+            one = layout.U32.of(1)
+            writes.append(("ew_edges", layout.ADDRESS.of(relay), one))
             steps.append(make_step("edge", f"{name} {relay}", None, {"relay_address": relay}))
     for relay in sorted(state.edges - wanted.edge_relays.keys()):
-        removals.append(("ew_edges", layout.ADDRESS.pack({"value": relay}), None))
+        removals.append(("ew_edges", layout.ADDRESS.of(relay), None))
         steps.append(make_step("edge", relay, {"relay_address": relay}, None))

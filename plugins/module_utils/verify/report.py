@@ -28,7 +28,8 @@ class Drift:
 
 def drifts_of(layer: str, steps: list[Step]) -> list[Drift]:
     """A planner's steps as drifts: what it would change is what is not as it should be."""
-    return [Drift(layer, step.kind, step.name, step.after, step.before) for step in steps]
+    told = [(step, step.describe()) for step in steps]
+    return [Drift(layer, step.kind, step.name, words["after"], words["before"]) for step, words in told]
 
 
 @dataclass(frozen=True)

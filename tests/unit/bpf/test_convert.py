@@ -97,17 +97,17 @@ def test_counters_with_names_move_to_their_new_places(counts: list[int], names: 
     """Two CPUs; "gone" is counted no more."""
     old = replace(DROPS, indices=("gone", "a"))
     new = replace(DROPS, indices=tuple(names))
-    keys = b"".join(layout.U32.pack({"value": index}) for index in range(2))
-    values = b"".join(layout.U64.pack({"value": count}) for count in counts)
+    keys = b"".join(layout.U32.of(index) for index in range(2))
+    values = b"".join(layout.U64.of(count) for count in counts)
     found_keys, found, count = convert(old, new, keys, values, 4)
     assert count == 1
-    assert found_keys == layout.U32.pack({"value": names.index("a")})
+    assert found_keys == layout.U32.of(names.index("a"))
     assert found == values[16:]
 
 
 def test_of_an_array_the_unused_rest_stays_behind() -> None:
     rows = [1, 0, 2, *[0] * 97]
-    keys = b"".join(layout.U32.pack({"value": index}) for index in range(100))
+    keys = b"".join(layout.U32.of(index) for index in range(100))
     values = b"".join(STATS.value.pack({"out_bytes": count}) for count in rows)
     assert convert(STATS, STATS, keys, values, 3) == (keys[:12], values[: 3 * STATS.value.size], 3)
     turned = replace(STATS, value=Record("stats", tuple(reversed(STATS.value.fields))))

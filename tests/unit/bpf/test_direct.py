@@ -46,7 +46,7 @@ def look_up(maps: FakeMaps, claim: Claim) -> bytes | None:
     (entry,) = entries_of(claim)
     key, name = entry.pack(), "ew_direct6" if ":" in claim[0] else "ew_direct"
     record = layout.DIRECT6 if ":" in claim[0] else layout.DIRECT
-    place = layout.U32.pack({"value": direct.place_of(key, PLACES)})
+    place = layout.U32.of(direct.place_of(key, PLACES))
     found = maps[name].entries.get(place, bytes(record.size))
     head = record.size - layout.SERVICE.size
     if found[:head] == key[:-2] + layout.DIRECT_ONE.to_bytes(2, "little"):
@@ -116,7 +116,7 @@ def test_a_bit_that_hides_a_range_is_repaired() -> None:
     chosen = {RANGES[0]: 0}
     maps.apply(edge_maps.plan(wanted(chosen), read(maps))[1])  # type: ignore[arg-type]
     for word in range(PLACES):
-        maps["ew_no_range"].put(layout.U32.pack({"value": word}), bytes(8 * [0xFF]))
+        maps["ew_no_range"].put(layout.U32.of(word), bytes(8 * [0xFF]))
     assert rules_out(maps, RANGES[0])
     steps, writes = edge_maps.plan(wanted(chosen), read(maps))  # type: ignore[arg-type]
     assert [step.kind for step in steps] == ["index"]

@@ -252,12 +252,12 @@ def test_what_is_right_is_not_written(old: EdgeWanted, new: EdgeWanted) -> None:
     same = [s for s in new.services if s in old.services and wanted_filter(old, s.name) == wanted_filter(new, s.name)]
     entries = {(entry.map, entry.pack()) for s in same for entry in entries_of(s.claim)}
     ids = {b.endpoint_id for s in same for b in s.backends}
-    slots = {layout.U32.pack({"value": state.endpoints[eid]}) for eid in ids}
-    replies = {layout.BE32.pack({"value": eid}) for eid in ids}
-    touched = {(write[0], write[1]) for write in plan(new, maps)[1]}
+    slots = {layout.U32.of(state.endpoints[eid]) for eid in ids}
+    replies = {layout.BE32.of(eid) for eid in ids}
+    touched = {(write[0], write[1]) for write in maps.singles(plan(new, maps)[1])}
     assert not entries & touched
     indices = {state.entries[entry]["filter"] for s in same for entry in entries_of(s.claim)} - {0}
-    assert not {("ew_filters", layout.U32.pack({"value": index})) for index in indices} & touched
+    assert not {("ew_filters", layout.U32.of(index)) for index in indices} & touched
     lists = {state.filters.filters[index]["sources"] for index in indices} - {0}
     sources = {key for name, key in touched if name in ("ew_sources", "ew_sources6")}
     assert not {int.from_bytes(key[4:8], "big") for key in sources} & lists
@@ -364,7 +364,7 @@ def test_steps_speak_of_addresses_names_and_shares() -> None:
     assert (table["name"], table["backends"]) == ("dns", {"worker1 (7)": 1.0})
     assert ("add", "configuration", "edge") in told
     maps.apply(writes)
-    maps["ew_endpoints"].put(layout.BE32.pack({"value": 7}), None)
+    maps["ew_endpoints"].put(layout.BE32.of(7), None)
     (step,) = plan(wanted, maps)[0]
     assert (step.verb, step.kind, step.name) == ("change", "backend", "dns on worker1 (7)")
     assert step.before == {**backend, "reply_entry": False}
@@ -499,7 +499,7 @@ def test_no_count_is_lost_and_none_is_inherited(states: list[EdgeWanted], random
     for old, new in itertools.pairwise(states):
         for slot in state_of(maps).backends:
             counts = {name: random.randrange(1, 1000) for name, _ in layout.STATS.fields}
-            maps["ew_stats"].put(layout.U32.pack({"value": slot}), layout.STATS.pack(counts))
+            maps["ew_stats"].put(layout.U32.of(slot), layout.STATS.pack(counts))
         kept = {s.claim: total_of(maps, s.claim) for s in old.services if s.claim in {n.claim for n in new.services}}
         maps.apply(plan(new, maps)[1])
         for wanted in new.services:
@@ -570,7 +570,7 @@ def test_a_filter_does_not_move_a_table() -> None:
 
 def test_a_new_filters_counters_and_bucket_start_at_zero() -> None:
     maps = FakeMaps("edge", ROOMY)
-    key = layout.U32.pack({"value": 1})
+    key = layout.U32.of(1)
     maps["ew_filtered"].put(key, b"\x01" * layout.FILTERED.size)
     maps["ew_buckets"].put(key, b"\x01" * 8)
     maps.apply(plan(filtered("198.51.100.0/24"), maps)[1])

@@ -26,7 +26,7 @@ COUNTERS = ("ew_stats", "ew_retired", "ew_filtered", "ew_buckets")
 
 def proof(maps: FakeMaps, wanted: str = "this", where: int = 1) -> bytes:
     """A proof about these maps."""
-    return proofs.of("edge", {"wanted": wanted}, [where], cast(Maps, maps))
+    return proofs.of(proofs.asked("edge", {"wanted": wanted}), [where], cast(Maps, maps))
 
 
 @given(wanted_states(), corruptions())
@@ -56,9 +56,9 @@ def test_a_place_in_a_table_counts_and_a_counter_does_not() -> None:
     before = proof(maps)
     for name in COUNTERS:
         maps[name].put(bytes(4), b"\x01" * maps[name].spec.value.size)
-    maps["ew_lut"].put(layout.U32.pack({"value": 5}), b"\x01\0\0\0")
+    maps["ew_lut"].put(layout.U32.of(5), b"\x01\0\0\0")
     assert proof(maps) == before
-    maps["ew_lut"].put(layout.U32.pack({"value": 4}), b"\x01\0\0\0")
+    maps["ew_lut"].put(layout.U32.of(4), b"\x01\0\0\0")
     assert proof(maps) != before
 
 

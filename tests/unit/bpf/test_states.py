@@ -198,7 +198,7 @@ def test_rendering_needs_neither_programs_nor_interfaces() -> None:
     assert told["ew_services"][0]["key"] == {"vip": "203.0.113.53", "port": 53}
     assert told["ew_lut"] == [{"index": 0, "values": [0]}]
     assert told["ew_endpoints"] == [{"key": 7, "value": 0}]
-    assert told["ew_backends"][0]["value"]["vip"] == "203.0.113.53"
+    assert told["ew_backends"][0]["values"][0]["vip"] == "203.0.113.53"
     assert told["ew_config"][0]["value"]["wireguard_ifindex"] == 0
     assert "ew_stats" not in told, "zeros that are there anyway"
 
