@@ -19,7 +19,7 @@ static __always_inline void ask_old_backend(const struct service *service, __u32
 	struct choice old = {.stage = RELAY_ASK};
 	__u64 *moved;
 
-	if (read_choice(service->lut_offset + service->lut_size + place, &old) || old.backend == choice->backend)
+	if (read_choice(service, table_words(service), place, &old) || old.backend == choice->backend)
 		return;
 	if (old.worker->state != WORKER_LIVE || bpf_ktime_get_coarse_ns() >= old.backend->asked_until)
 		return;

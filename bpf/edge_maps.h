@@ -4,7 +4,7 @@
  * The edge's maps. plugins/module_utils/bpf/layout.py has their twins in Python; the compile fails where sizes or
  * offsets differ. All addresses and ports are in network order, as in the packet.
  *
- *   services (VIP, port) or ranges (VIP, port prefix) -> slice of lut -> slot of backends -> endpoint id
+ *   services (VIP, port) or ranges (VIP, port prefix) -> block of lut -> slot of backends -> endpoint id
  *   direct (hash of VIP and port) -> the same as services, where only one service has that hash
  *   slot of backends -> slot of workers -> relay addresses, and whether the worker lives
  *   endpoints (endpoint id) -> slot of backends, for the way back
@@ -55,18 +55,20 @@ struct range6_key {
 	__u16 zero;
 };
 
-#define SERVICE_FIELDS                           \
-	__u32 lut_offset;                        \
-	__u32 lut_size; /* 0: no live backend */ \
-	__u32 retired_index;                     \
-	__u32 flags;                             \
+#define SERVICE_FIELDS                                                 \
+	__u32 table_offset; /* of its block in ew_lut, see tables.h */ \
+	__u32 table_size; /* places; 0: no live backend */             \
+	__u32 retired_index;                                           \
+	__u32 flags;                                                   \
+	__u16 width; /* log2 of a place's bits */                      \
+	__u16 palette; /* slots that the places number */              \
 	__u32 filter; /* index of ew_filters, 0: everybody may send as much as they like */
 
 struct service {
 	SERVICE_FIELDS
 };
 #define SERVICE_AFFINITY_CLIENT 1 /* all flows of a client go to one backend */
-#define SERVICE_DRAINING 2 /* right behind the table lies the one with the backends that drain, of its size */
+#define SERVICE_DRAINING 2 /* right behind the table lies the one with the backends that drain, as long */
 #define SERVICE_CARRIES_OVERSIZE 4 /* WireGuard fragments what it cannot carry whole */
 
 /*

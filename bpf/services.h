@@ -8,6 +8,7 @@
 #include "drops.h"
 #include "edge_maps.h"
 #include "relay.h"
+#include "tables.h"
 
 /* By value, so that the key is written as one word: reading it back as one does not wait for its parts. */
 static __always_inline struct service_key service_key_of(__be32 vip, __be16 port)
@@ -84,10 +85,13 @@ struct choice {
 /* How far a flow looks for a live worker along its service's table. */
 #define MAX_PROBES 32
 
-/* What a place in `ew_lut` leads to. 0, or the reason where that is nowhere, as a negative number. */
-static __always_inline int read_choice(__u32 index, struct choice *choice)
+/*
+ * What a place of a service's table leads to; `before` are the words in front of that table. 0, or the reason where that
+ * is nowhere, as a negative number.
+ */
+static __always_inline int read_choice(const struct service *service, __u32 before, __u32 place, struct choice *choice)
 {
-	__u32 *slot = ew_lut.lookup(&index);
+	__u32 *slot = slot_at(service, before, place);
 
 	choice->backend = slot ? ew_backends.lookup(slot) : 0;
 	if (!choice->backend || !choice->backend->endpoint_id)
@@ -105,8 +109,8 @@ static __always_inline int read_choice(__u32 index, struct choice *choice)
 static __always_inline int probe_on(const struct service *service, __u32 place, struct choice *choice)
 {
 	for (int i = 0; i < MAX_PROBES; i++) {
-		place = place + 1 < service->lut_size ? place + 1 : 0;
-		if (!read_choice(service->lut_offset + place, choice) && choice->worker->state == WORKER_LIVE)
+		place = place + 1 < service->table_size ? place + 1 : 0;
+		if (!read_choice(service, 0, place, choice) && choice->worker->state == WORKER_LIVE)
 			return 0;
 	}
 	return -DROP_NO_BACKEND;
@@ -117,7 +121,7 @@ static __always_inline __u32 place_of(const struct service *service, __u32 clien
 {
 	__u32 ports = service->flags & SERVICE_AFFINITY_CLIENT ? 0 : (__u32)udp->source << 16 | udp->dest;
 
-	return (__u64)flow_hash(client, ports) * service->lut_size >> 32;
+	return (__u64)flow_hash(client, ports) * service->table_size >> 32;
 }
 
 /* The backend at a place, and its worker. 0, or the reason where there is none, as a negative number. */
@@ -126,9 +130,9 @@ static __always_inline int pick_backend(const struct service *service, __u32 pla
 	int error;
 
 	choice->stage = RELAY_PLAIN;
-	if (!service->lut_size)
+	if (!service->table_size)
 		return -DROP_NO_BACKEND;
-	error = read_choice(service->lut_offset + place, choice);
+	error = read_choice(service, 0, place, choice);
 	if (!error && choice->worker->state != WORKER_LIVE)
 		error = probe_on(service, place, choice);
 	return error;

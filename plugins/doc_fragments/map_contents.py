@@ -132,10 +132,10 @@ options:
         default: refuse
       table_size:
         description:
-          - How many slots the lookup table has at least. Without it, what the number of backends needs - a table of another
-            size sends most flows elsewhere, so a service that will grow past 2, 12 or 150 backends has its later size early.
+          - How many slots the lookup table has at least. Without it 4096, with more than 1,024 backends 65536. Shares are
+            right to a slot, so hundreds of backends may want more; a table of another size sends most flows elsewhere.
         type: int
-        choices: [256, 4096, 16384, 65536]
+        choices: [4096, 16384, 65536]
       backends:
         description: Where its packets go. Without a backend of a weight above 0 they are dropped and counted.
         type: list

@@ -28,7 +28,10 @@ options:
         type: int
         default: 65536
       lut:
-        description: Slots of all services' Maglev tables together, 4 bytes each. For edges.
+        description:
+          - Words of 4 bytes for all services' tables together. A table of 4096 slots takes 130 for two backends, 514 at most
+            to 16, and 1024 and one for each backend to 256; twice as many while a service drains or its table changes. A
+            service of one backend takes one word. For edges.
         type: int
         default: 4194304
       workers:

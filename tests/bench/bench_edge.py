@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ansible_collections.edgewire.fleet.plugins.module_utils.bpf import (
+    batches,
     compiler,
     edge_maps,
     edge_state,
@@ -149,7 +150,7 @@ def load() -> tuple[compiler.Loaded, map_io.Maps]:
     maps = {name: map_io.OpenMap(fd, libbpf.map_info(fd)) for name, fd in loaded.maps.items()}
     map_io.write(maps, edge_maps.plan(wanted(), edge_state.read(maps), libbpf.possible_cpus())[1])
     for name, vip, length in (("bench_heads", VIP, 40), ("bench_heads6", VIP6, 56)):
-        libbpf.update_batch(loaded.keep[name.encode()].map_fd, name, bytes(4), packet(vip, PORT)[:length], 1)
+        batches.update_batch(loaded.keep[name.encode()].map_fd, name, bytes(4), packet(vip, PORT)[:length], 1)
     return loaded, maps
 
 

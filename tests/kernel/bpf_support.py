@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from ansible_collections.edgewire.fleet.plugins.module_utils.bpf import (
     attach,
+    batches,
     compiler,
     contents,
     direct,
@@ -1039,7 +1040,7 @@ def forget(maps: map_io.Maps, name: str) -> None:
     """Empty one of the tables that the programs fill."""
     keys, _ = maps[name].read()
     if keys:
-        libbpf.delete_batch(maps[name].fd, name, keys, len(keys) // maps[name].info.key_size)
+        batches.delete_batch(maps[name].fd, name, keys, len(keys) // maps[name].info.key_size)
 
 
 def fill_icmp_buckets(maps: map_io.Maps, full_at: int = 0) -> None:

@@ -493,7 +493,7 @@ def test_every_word_of_an_ipv6_client_counts(edge: Programs) -> None:
     service = pool(V6)
     for position in range(8):
         seen = set()
-        for value in range(1, 40):
+        for value in range(1, 120):
             words = [0x2001, 0xDB8, 0, 0, 0, 0, 0, 1]
             words[position] = value * 257
             client = socket.inet_ntop(socket.AF_INET6, struct.pack("!8H", *words))
@@ -732,7 +732,7 @@ def test_a_table_that_leads_to_an_empty_slot(edge_programs: Programs, net: Net) 
 def test_a_table_that_ends_outside_its_map(edge_programs: Programs, net: Net) -> None:
     edge_programs.fill_edge(dns(net))
     (entry,) = entries_of(dns(net).claim)
-    beyond = {"lut_offset": 0, "lut_size": 0xFFFFFFFF, "retired_index": 0}
+    beyond = {"table_offset": 0, "table_size": 0xFFFFFFFF, "retired_index": 0}
     edge_programs.put_service(entry, layout.SERVICE.pack(beyond))
     expect_drop(edge_programs, frame(query(net)), "no_backend")
     edge_programs.fill_edge(dns(net))

@@ -15,7 +15,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 
 import pytest
-from ansible_collections.edgewire.fleet.plugins.module_utils.bpf import layout, libbpf, map_io
+from ansible_collections.edgewire.fleet.plugins.module_utils.bpf import batches, layout, map_io
 from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.statistics import fragments_of
 from ansible_collections.edgewire.fleet.tests.kernel.bpf_support import (
     BRIDGE_MAC,
@@ -99,7 +99,7 @@ def age(maps: map_io.Maps, name: str, record: layout.Record, stamp: str, seconds
     """Let every entry of a map be so much older."""
     keys, values = maps[name].read()
     rows = [row | {stamp: row[stamp] - seconds} for row in record.iter_unpack(values)]
-    libbpf.update_batch(maps[name].fd, name, keys, b"".join(map(record.pack, rows)), len(rows))
+    batches.update_batch(maps[name].fd, name, keys, b"".join(map(record.pack, rows)), len(rows))
 
 
 # --- One way through one box, told by what goes in and what must come out --------------------------------------------

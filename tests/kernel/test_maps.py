@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 from ansible_collections.edgewire.fleet.plugins.module_utils.bpf import (
+    batches,
     contents,
     edge_maps,
     edge_state,
     info,
     layout,
-    libbpf,
     map_io,
     proofs,
 )
@@ -132,7 +132,7 @@ def test_an_overwritten_backend(edge_box: Box) -> None:
 def test_an_overwritten_table(edge_box: Box) -> None:
     state = edge_state.read(edge_box.maps)
     entry = state.entries[edge_state.Entry("ew_services", VIP, PORT, 16)]
-    place = words(layout.U32.of(entry["lut_offset"]))
+    place = words(layout.U32.of(entry["table_offset"]))
     other = words(layout.U32.of(slot_of(edge_box, ECHO_ENDPOINT)))
     bpftool("update", edge_box, "ew_lut", "key", *place, "value", *other)
     (step,) = expect_repair("edge", EDGE_PARAMS, [("change", "service", f"{VIP}:{PORT}/udp")])
@@ -429,7 +429,7 @@ def test_what_is_proven_is_not_worked_out_again_until_a_byte_differs(
             contents.preview("edge", other)
     state = edge_state.read(edge_box.maps)
     entry = state.entries[edge_state.Entry("ew_services", VIP, PORT, 16)]
-    place = words(layout.U32.of(entry["lut_offset"]))
+    place = words(layout.U32.of(entry["table_offset"]))
     bpftool("update", edge_box, "ew_lut", "key", *place, "value", *words(layout.U32.of(1)))
     expect_repair("edge", EDGE_PARAMS, [("change", "service", f"{VIP}:{PORT}/udp")])
 
@@ -463,7 +463,7 @@ def test_maps_are_read_in_parts(edge_box: Box, monkeypatch: pytest.MonkeyPatch) 
     map_io.write(edge_box.maps, [("ew_services", key, zero) for key in keys])
     map_io.write(edge_box.maps, [("ew_ranges", key, zero) for key in tries])
     whole = {name: edge_box.maps[name].read() for name in ("ew_services", "ew_ranges")}
-    monkeypatch.setattr(libbpf, "_AT_ONCE", 1)
+    monkeypatch.setattr(batches, "_AT_ONCE", 1)
     for name, written in (("ew_services", keys), ("ew_ranges", tries)):
         size = edge_box.maps[name].info.key_size
         read = edge_box.maps[name].read()[0]

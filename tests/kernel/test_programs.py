@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from ansible_collections.edgewire.fleet.plugins.module_utils.bpf import (
     attach,
+    batches,
     contents,
     edge_state,
     forwarder,
@@ -359,7 +360,7 @@ def test_maps_of_another_layout_are_refused_and_replaced(host: Host, load_foreig
     """An older version of the collection runs here: its maps must not be read as ours; ensure takes its place."""
     fd, keep = load_foreign(OTHER_LAYOUT, "edge_egress", "tc")
     record = layout.IDENTITY.pack({"build": b"o" * 32, "schema": b"s" * 32})
-    libbpf.update_batch(keep[b"ew_identity"].map_fd, "ew_identity", layout.U32.of(0), record, 1)
+    batches.update_batch(keep[b"ew_identity"].map_fd, "ew_identity", layout.U32.of(0), record, 1)
     ifindex = netdev.ifindex_of("wg0")
     assert ifindex is not None
     libbpf.tc_attach(ifindex, 7700, fd)

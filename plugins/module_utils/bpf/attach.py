@@ -16,7 +16,14 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
-from ansible_collections.edgewire.fleet.plugins.module_utils.bpf import holders, kept_builds, layout, libbpf, netdev
+from ansible_collections.edgewire.fleet.plugins.module_utils.bpf import (
+    batches,
+    holders,
+    kept_builds,
+    layout,
+    libbpf,
+    netdev,
+)
 from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.programs import (
     HOOKS,
     TC_PRIORITY,
@@ -49,7 +56,7 @@ def read_attached(program_id: int) -> Attached:
         with libbpf.closing(libbpf.map_fd(map_id)) as fd:
             shape = libbpf.map_info(fd)
             if shape.name == "ew_identity" and shape.value_size == layout.IDENTITY.size:
-                _, value = libbpf.read_all(fd, shape)
+                _, value = batches.read_all(fd, shape)
                 record = next(layout.IDENTITY.iter_unpack(value))
                 return Attached(program_id, info.name, record["build"], record["schema"], map_id)
     return Attached(program_id, info.name, None, None, None)

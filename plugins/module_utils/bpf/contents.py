@@ -19,6 +19,7 @@ from ansible_collections.edgewire.fleet.plugins.module_utils.bpf import (
     proofs,
     readback,
     rendered,
+    running_tables,
     states,
     worker_maps,
 )
@@ -67,6 +68,12 @@ def _proof(question: bytes, params: Mapping[str, Any], maps: map_io.Maps) -> byt
 _Wanted = edge_state.EdgeWanted | worker_maps.WorkerWanted
 
 
+def _remember(role: str, proof: bytes, wanted: _Wanted | None) -> None:
+    proofs.remember(role, proof)
+    if isinstance(wanted, edge_state.EdgeWanted):
+        running_tables.remember(wanted)
+
+
 class _Comparison(NamedTuple):
     """What there is to do. What was worked out on the way is there for the next look, where it was needed."""
 
@@ -92,6 +99,7 @@ def _plan(
     changes: Sequence[map_io.Change]
     if isinstance(wanted, edge_state.EdgeWanted):
         edge = edge_state.read(maps) if maps else edge_state.EMPTY
+        running_tables.take_known(wanted, edge)
         steps, changes = edge_maps.plan(wanted, edge, cpus, time.monotonic_ns())
     else:
         steps, changes = worker_maps.plan(wanted, worker_maps.read(maps) if maps else worker_maps.EMPTY, cpus)
@@ -119,7 +127,7 @@ def _compare(
         return _Comparison([], [], wanted, question)
     compared = _plan(role, params, maps, may_be_missing, wanted)._replace(asked=question, seen=maps)
     if remember and not compared.steps:
-        proofs.remember(role, proof)
+        _remember(role, proof, compared.wanted)
     return compared
 
 
@@ -182,7 +190,7 @@ def preview_to_probe(params: Mapping[str, Any]) -> tuple[list[Step], edge_state.
         wanted = edge_wanted(params)
         steps = _compare("edge", params, maps, remember=False, earlier=_Comparison([], [], wanted)).steps
         if not steps:
-            edge_state.take_tables(wanted, maps)
+            running_tables.take_all(wanted, maps)
         return steps, wanted
 
 
@@ -205,7 +213,7 @@ def _check_written(role: str, params: Mapping[str, Any], maps: map_io.Maps, comp
     if readback.is_as_written(role, before, compared.changes, after):
         # To these bytes a plan ends in one step: to compare them once more would find the same.
         if compared.asked is not None:
-            proofs.remember(role, _proof(compared.asked, params, maps))
+            _remember(role, _proof(compared.asked, params, maps), compared.wanted)
         return
     left = _compare(role, params, maps, remember=True, earlier=compared)
     if left.steps:

@@ -99,7 +99,7 @@ def _array_rows(old: MapLayout, new: MapLayout, rows: Mapping[bytes, bytes], siz
 
 
 def _each_cpu(old: MapLayout, new: MapLayout, value: bytes) -> bytes:
-    """A value; of a per-CPU map one for each CPU, padded to 8 bytes (libbpf.user_value_size)."""
+    """A value; of a per-CPU map one for each CPU, padded to 8 bytes (batches.user_value_size)."""
     if old.type != "percpu_array":
         return _repacked(new.name, old.value, new.value, value, old.flags, new.flags)
     padded = (old.value.size + 7) // 8 * 8

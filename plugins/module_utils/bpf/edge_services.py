@@ -18,6 +18,7 @@ from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.edge_state impo
     EdgeState,
     EdgeWanted,
     ServiceWanted,
+    shape_of,
     span_of,
 )
 from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.space import Shortages, Space
@@ -65,7 +66,7 @@ def plan_services(
     """
     workers = _WorkerNames(wanted, state)
     room = state.capacity["lut"]
-    ranges = {(s["lut_offset"], span_of(s)) for s in state.entries.values()}
+    ranges = {(s["table_offset"], span_of(s)) for s in state.entries.values()}
     space = Space(((offset, size) for offset, size in ranges if offset + size <= room), room)
 
     def words(name: str | None, table: Sequence[int], record: Mapping[str, int], draining: set[int]) -> dict[str, Any]:
@@ -93,19 +94,15 @@ def plan_services(
     for service in wanted.services:
         kept.update(service.entries)
         fixed = {
+            **service.shape,
             "retired_index": retired[service.claim],
-            "flags": service.flags,
             "filter": filter_of.get(service.name, 0),
         }
         found = found_of[service.claim]
-        # Both tables, as slots: held against the kernel's, whole.
-        places = array.array("I", [slots[eid] for eid in service.table])
-        if service.is_draining:
-            places.extend(slots[eid] for eid in service.drain_table)
-        sizes = {"lut_size": service.size, **fixed}
+        block = service.block(slots)  # held against the kernel's, whole
         record = None
-        if found is not None and state.places_of(found) == places:
-            record = {"lut_offset": found["lut_offset"], **sizes}
+        if found is not None and state.block_of(found) == block:
+            record = {"table_offset": found["table_offset"], **fixed}
             if all(state.entries.get(entry) == record for entry in service.entries):
                 values[service.claim] = layout.SERVICE.pack(record)
                 continue
@@ -119,10 +116,10 @@ def plan_services(
                 before = {**before, "entries": f"{there} of {len(service.entries)}, {where}"}
         result.steps.append(make_step("service", service.text, before, after))
         if record is None:
-            offset = _place_table(len(places), found, space, room, result.shortages)
-            if places:
-                result.put("ew_lut", offset, places.tobytes(), len(places))
-            record = {"lut_offset": offset, **sizes}
+            offset = _place_block(len(block), service, found, space, room, result.shortages)
+            if block:
+                result.put("ew_lut", offset, block.tobytes(), len(block))
+            record = {"table_offset": offset, **fixed}
         value = values[service.claim] = layout.SERVICE.pack(record)
         result.switch += [(e.map, e.pack(), value) for e in service.entries if state.entries.get(e) != record]
     for entry, found in state.entries.items():
@@ -132,12 +129,23 @@ def plan_services(
     return values
 
 
-def _place_table(size: int, found: Mapping[str, int] | None, space: Space, room: int, shortages: Shortages) -> int:
-    """Where a service's new table goes: free space, or its own place, slot by slot, where the map is full."""
+def _place_block(
+    size: int,
+    service: ServiceWanted,
+    found: Mapping[str, int] | None,
+    space: Space,
+    room: int,
+    shortages: Shortages,
+) -> int:
+    """Where a service's new block goes: free space or, where the map is full, its own place, word by word.
+
+    That takes a block of the same shape: then a place that is new counts in a palette that is still old, or the other
+    way round, and leads to one of the service's backends all the same.
+    """
     offset = space.take(size) if size else 0
     if offset is not None:
         return offset
-    if found is not None and span_of(found) >= size and found["lut_offset"] + span_of(found) <= room:
-        return found["lut_offset"]
+    if found is not None and found["table_offset"] + size <= room and shape_of(found) == shape_of(service.shape):
+        return found["table_offset"]
     shortages.need("lut", room + size, room, " while the tables that change lie beside their old ones")
     return 0

@@ -6,11 +6,12 @@ from __future__ import annotations
 
 import array
 import functools
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
-from ansible_collections.edgewire.fleet.plugins.module_utils.bpf import direct, layout
+from ansible_collections.edgewire.fleet.plugins.module_utils.bpf import direct, layout, tables
 from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.filters import FilterState, FilterWanted, read_filters
 from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.map_io import Maps
 from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.ports import PORT_BITS, claim_text, prefixes_of
@@ -139,10 +140,40 @@ class ServiceWanted:
         # By all backends, not by the live ones: draining one must not reshuffle the others' flows.
         return table_size(len(weights), self.table_size) if any(weights) else 0
 
+    @functools.cached_property
+    def in_tables(self) -> list[int]:
+        """The endpoint ids in its tables, sorted."""
+        if not self.size:
+            return []
+        return sorted(backend.endpoint_id for backend in self._lasting if backend.weight or backend.drain_weight)
+
+    @functools.cached_property
+    def shape(self) -> dict[str, int]:
+        """What its map entry says of its tables, but for where they are."""
+        width = tables.width_for(len(self.in_tables), self.size) if self.size else 0
+        palette = 0 if width == tables.WIDTH_SLOT else len(self.in_tables)
+        return {"table_size": self.size, "flags": self.flags, "width": width, "palette": palette}
+
+    def block(self, slots: Mapping[int, int]) -> array.array[int]:
+        """Its tables as ``ew_lut`` holds them, with the slot of each of its backends."""
+        words, palette = array.array("I"), [slots[eid] for eid in self.in_tables]
+        if self.size == 1:  # what most services of a large fleet are
+            return array.array("I", palette * n_tables(self.shape))
+        for table in (self.table, self.drain_table):
+            if isinstance(table, tables.PackedTable):
+                words += table.words
+        words.extend(palette)
+        return words
+
+    @property
+    def weights(self) -> list[tuple[int, int, int]]:
+        """All that its tables are built by: endpoint ids, weights, and those from before they drained."""
+        return sorted((b.endpoint_id, b.weight, b.drain_weight) for b in self._lasting)
+
     @property
     def span(self) -> int:
-        """Places of ``ew_lut`` that the service needs: its table and, while it drains, the one that it had."""
-        return self.size * (2 if self.is_draining else 1)
+        """Words of ``ew_lut`` that its block has."""
+        return span_of(self.shape)
 
     @functools.cached_property
     def table(self) -> Sequence[int]:
@@ -156,10 +187,13 @@ class ServiceWanted:
             return []
         return self._table([(backend.endpoint_id, backend.drain_weight or backend.weight) for backend in self._lasting])
 
-    def _table(self, pairs: list[tuple[int, int]]) -> list[int]:
-        if len(pairs) == 1:  # what most services of a large fleet are
-            return [pairs[0][0]] if self.size else []
-        return build_table(pairs, self.size)
+    def _table(self, pairs: list[tuple[int, int]]) -> Sequence[int]:
+        if self.size <= 1:
+            return self.in_tables
+        number_of = {eid: number for number, eid in enumerate(self.in_tables)}
+        numbers = [number_of[eid] for eid in build_table(pairs, self.size)]
+        width = self.shape["width"]
+        return tables.PackedTable(tables.pack(numbers, width), width, self.size, self.in_tables)
 
 
 @dataclass(frozen=True)
@@ -239,65 +273,60 @@ class EdgeState:
             found.setdefault((backend["vip"], backend["port"], backend["last_port"]), []).append(backend)
         return found
 
-    def places_of(self, service: Mapping[str, int]) -> array.array[int]:
-        """The slots in a service's table, and behind them, while it drains, those in the table that it had."""
-        start = service["lut_offset"]
+    def block_of(self, service: Mapping[str, int]) -> array.array[int]:
+        """What ``ew_lut`` has of a service: its table, the one that it had while it drains, and the palette."""
+        start = service["table_offset"]
         return self.lut[start : start + span_of(service)]
 
     def table_of(self, service: Mapping[str, int]) -> list[int]:
-        """A service's table as endpoint ids; 0 for a slot that leads nowhere."""
-        return self._endpoints_in(self.places_of(service)[: service["lut_size"]])
+        """A service's table as endpoint ids; 0 for a place that leads nowhere."""
+        return self._endpoints_in(service, 0)
+
+    def drain_table_of(self, service: Mapping[str, int]) -> list[int]:
+        """The table that a service had before it drained; empty where it does not."""
+        return self._endpoints_in(service, 1) if service["flags"] & layout.SERVICE_DRAINING else []
 
     def draining_of(self, service: Mapping[str, int]) -> set[int]:
         """The endpoint ids that a service's flows may stay with, though its table does not have them."""
-        old = self.places_of(service)[service["lut_size"] :]
-        return set(self._endpoints_in(old)) - set(self.table_of(service))
+        return set(self.drain_table_of(service)) - set(self.table_of(service))
 
-    def _endpoints_in(self, slots: Iterable[int]) -> list[int]:
-        return [self.backends.get(slot, {}).get("endpoint_id", 0) for slot in slots]
+    def _endpoints_in(self, service: Mapping[str, int], number: int) -> list[int]:
+        size, width, block = service["table_size"], _width_of(service), self.block_of(service)
+        length = tables.words_for(size, width)
+        places = tables.unpack(block[number * length : (number + 1) * length], width, size)
+        if width == tables.WIDTH_SLOT:
+            return [self.endpoint_at(slot) for slot in places]
+        palette = [self.endpoint_at(slot) for slot in block[n_tables(service) * length :]]
+        return [palette[place] if place < len(palette) else 0 for place in places]
 
-
-class _RunningTable(Sequence[int]):
-    """A table in the kernel, as endpoint ids; each looked for when it is asked for."""
-
-    def __init__(self, backends: bytes, places: array.array[int]) -> None:
-        self._backends, self._places = backends, places
-
-    def __len__(self) -> int:
-        return len(self._places)
-
-    def __getitem__(self, place: Any) -> Any:
-        if isinstance(place, slice):
-            return [self._endpoint(slot) for slot in self._places[place]]
-        return self._endpoint(self._places[place])
-
-    def _endpoint(self, slot: int) -> int:
-        start = slot * layout.BACKEND.size + _ENDPOINT_ID
-        return int.from_bytes(self._backends[start : start + 4], "big")
+    def endpoint_at(self, slot: int) -> int:
+        """The endpoint id in a slot of ``ew_backends``; 0 where there is none."""
+        return int(self.backends.get(slot, {}).get("endpoint_id", 0))
 
 
-_ENDPOINT_ID = layout.BACKEND.offset("endpoint_id")
+def n_tables(service: Mapping[str, int]) -> int:
+    """How many tables a service has in its block."""
+    return 2 if service["flags"] & layout.SERVICE_DRAINING else 1
 
 
-def take_tables(wanted: EdgeWanted, maps: Maps) -> None:
-    """Have the services' tables read from maps that were found to be as wanted, instead of built once more."""
-    entries, lut, backends = dict(_read_entries(maps)), _read_lut(maps), maps["ew_backends"].read()[1]
-    for service in wanted.services:
-        start = entries[service.entries[0]]["lut_offset"]
-        places = lut[start : start + service.span]
-        # What a cached_property keeps its value in.
-        vars(service)["table"] = _RunningTable(backends, places[: service.size])
-        vars(service)["drain_table"] = _RunningTable(backends, places[service.size :])
+def _width_of(service: Mapping[str, int]) -> int:
+    """A service's width; of one that is none, the widest."""
+    return min(service["width"], tables.WIDTH_SLOT)
+
+
+def shape_of(service: Mapping[str, int]) -> tuple[int, int, int, int]:
+    """What a service's block is like: how many tables it has, of what size and width, and how long its palette is."""
+    return n_tables(service), service["table_size"], service["width"], service["palette"]
 
 
 def span_of(service: Mapping[str, int]) -> int:
-    """How many places of ``ew_lut`` a service has."""
-    return service["lut_size"] * (2 if service["flags"] & layout.SERVICE_DRAINING else 1)
+    """How many words of ``ew_lut`` a service has."""
+    return n_tables(service) * tables.words_for(service["table_size"], _width_of(service)) + service["palette"]
 
 
 def asked_size(service: Mapping[str, int], n_backends: int) -> int:
     """The table size that a service has by its own wish; 0 where it is what so many backends need."""
-    return service["lut_size"] if service["lut_size"] > table_size(n_backends) else 0
+    return service["table_size"] if service["table_size"] > table_size(n_backends) else 0
 
 
 EMPTY = EdgeState(
@@ -314,7 +343,8 @@ EMPTY = EdgeState(
 )
 
 
-def _read_entries(maps: Maps) -> Iterable[tuple[Entry, Mapping[str, int]]]:
+def read_entries(maps: Maps) -> Iterable[tuple[Entry, Mapping[str, int]]]:
+    """The services' entries and what they say."""
     for name in SERVICE_MAPS:
         record, address_bits = _RANGE_MAPS.get(name) or (_SINGLE_MAPS[name], 0)
         keys, values = maps[name].read()
@@ -333,22 +363,21 @@ def _read_slots(maps: Maps, name: str, record: layout.Record, used: str) -> Iter
 
 
 def lut_used(maps: Maps) -> int:
-    """How many places of ``ew_lut`` there are up to the last one that an entry leads to."""
-    used = 0
-    for name in SERVICE_MAPS:
-        for offset, size, _, flags, _ in layout.SERVICE.codec.iter_unpack(maps[name].read()[1]):
-            used = max(used, offset + size * (2 if flags & layout.SERVICE_DRAINING else 1))
-    return used
+    """How many words of ``ew_lut`` there are up to the last one that an entry leads to."""
+    values = [maps[name].read()[1] for name in SERVICE_MAPS]
+    records = itertools.chain.from_iterable(layout.SERVICE.iter_unpack(value) for value in values)
+    return max((record["table_offset"] + span_of(record) for record in records), default=0)
 
 
-def _read_lut(maps: Maps) -> array.array[int]:
+def read_lut(maps: Maps) -> array.array[int]:
+    """The words of ``ew_lut`` that services use."""
     used = lut_used(maps)
     return array.array("I", maps["ew_lut"].read(limit=used)[1] if used else b"")
 
 
 def read(maps: Maps) -> EdgeState:
     """Decode the edge's maps; nothing is assumed of what is in them."""
-    entries = dict(_read_entries(maps))
+    entries = dict(read_entries(maps))
     backends = dict(_read_slots(maps, "ew_backends", layout.BACKEND, "endpoint_id"))
     workers = dict(_read_slots(maps, "ew_workers", layout.WORKER, "state"))
     keys, values = maps["ew_endpoints"].read()
@@ -360,5 +389,5 @@ def read(maps: Maps) -> EdgeState:
     vips = frozenset(key["value"] for key in layout.ADDRESS.iter_unpack(keys))
     config = next(layout.EDGE_CONFIG.iter_unpack(maps["ew_config"].read()[1]))
     capacity = {name: maps[f"ew_{name}"].info.max_entries for name in CAPACITIES}
-    lut, filters, places = _read_lut(maps), read_filters(maps), direct.read(maps)
+    lut, filters, places = read_lut(maps), read_filters(maps), direct.read(maps)
     return EdgeState(config, entries, backends, workers, endpoints, vips, lut, capacity, filters, places)

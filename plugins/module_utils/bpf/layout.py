@@ -61,10 +61,12 @@ SERVICE6_KEY = Record("service6_key", (("vip", "address"), ("port", "be16"), ("z
 RANGE_KEY = Record("range_key", (("prefix_bits", "u32"), ("vip", "ipv4"), ("port", "be16"), ("zero", "u16")))
 RANGE6_KEY = Record("range6_key", (("prefix_bits", "u32"), ("vip", "address"), ("port", "be16"), ("zero", "u16")))
 _SERVICE_FIELDS: Fields = (
-    ("lut_offset", "u32"),
-    ("lut_size", "u32"),
+    ("table_offset", "u32"),
+    ("table_size", "u32"),
     ("retired_index", "u32"),
     ("flags", "u32"),
+    ("width", "u16"),
+    ("palette", "u16"),
     ("filter", "u32"),
 )
 SERVICE = Record("service", _SERVICE_FIELDS)
@@ -242,13 +244,13 @@ class Capacity:
     """How many entries the maps hold; fixed when the programs are loaded.
 
     ``services`` counts VIP × port pairs of one family, ``ranges`` the prefixes that ranges of ports make (at most 30
-    each), ``backends`` endpoints, ``lut`` slots of all services' Maglev tables together, ``workers`` the workers an
-    edge knows, ``filters`` services with a filter (one less), ``sources`` the networks of one family in all lists,
-    where a list that changes needs room beside the old one, ``rated_sources`` the clients of services with a rate per
-    source that are told apart, ``moved`` the flows that it knows to have moved while their services drain, ``edges``
-    the relay addresses of edges that a worker knows, ``flows`` the flows whose way back a worker remembers, ``vips``
-    the VIPs of both families, ``fragments`` the fragmented datagrams whose way is remembered, ``held_fragments`` the
-    fragments (1.6 kB each) that wait for their datagram's first one.
+    each), ``backends`` endpoints, ``lut`` words of all services' tables together (see ``tables``), ``workers`` the
+    workers an edge knows, ``filters`` services with a filter (one less), ``sources`` the networks of one family in all
+    lists, where a list that changes needs room beside the old one, ``rated_sources`` the clients of services with a
+    rate per source that are told apart, ``moved`` the flows that it knows to have moved while their services drain,
+    ``edges`` the relay addresses of edges that a worker knows, ``flows`` the flows whose way back a worker remembers,
+    ``vips`` the VIPs of both families, ``fragments`` the fragmented datagrams whose way is remembered,
+    ``held_fragments`` the fragments (1.6 kB each) that wait for their datagram's first one.
     """
 
     services: int = 16_384

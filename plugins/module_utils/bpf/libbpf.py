@@ -31,9 +31,6 @@ _MOST_TCX = 64  # BPF_MPROG_MAX
 TC_HANDLE = 1
 BPF_MAP_TYPE_ARRAY = 2  # enum bpf_map_type
 BPF_MAP_TYPE_PERCPU_ARRAY = 6
-ARRAYS = (BPF_MAP_TYPE_ARRAY, BPF_MAP_TYPE_PERCPU_ARRAY)
-# Of how many entries a hash map or trie is read in one call.
-_AT_ONCE = 65_536
 
 
 class BpfError(EdgewireError):
@@ -106,7 +103,11 @@ def library() -> ctypes.CDLL:
     return loaded
 
 
-def _call(what: str, name: str, *args: object) -> int:
+def call(what: str, name: str, *args: object) -> int:
+    """Call a function of the library; what it returns.
+
+    :raises BpfError: it returned a negative number.
+    """
     result = int(getattr(library(), name)(*args))
     if result < 0:
         raise BpfError(what, -result if result != -1 else ctypes.get_errno() or -result)
@@ -124,7 +125,7 @@ def closing(fd: int) -> Iterator[int]:
 
 def _info(fd: int, info: ctypes.Structure, what: str) -> None:
     size = ctypes.c_uint32(ctypes.sizeof(info))
-    _call(what, "bpf_obj_get_info_by_fd", fd, ctypes.byref(info), ctypes.byref(size))
+    call(what, "bpf_obj_get_info_by_fd", fd, ctypes.byref(info), ctypes.byref(size))
 
 
 def prog_info(fd: int) -> ProgInfo:
@@ -163,43 +164,43 @@ def link_info(fd: int) -> LinkInfo:
 
 def prog_fd(prog_id: int) -> int:
     """A new file descriptor for a program by id; the caller closes it."""
-    return _call(f"opening program {prog_id}", "bpf_prog_get_fd_by_id", ctypes.c_uint32(prog_id))
+    return call(f"opening program {prog_id}", "bpf_prog_get_fd_by_id", ctypes.c_uint32(prog_id))
 
 
 def map_fd(map_id: int) -> int:
     """A new file descriptor for a map by id; the caller closes it."""
-    return _call(f"opening map {map_id}", "bpf_map_get_fd_by_id", ctypes.c_uint32(map_id))
+    return call(f"opening map {map_id}", "bpf_map_get_fd_by_id", ctypes.c_uint32(map_id))
 
 
 def bind_map(program_fd: int, map_fd: int) -> None:
     """Make a program hold a map, also one that its code does not use (BPF_PROG_BIND_MAP, Linux 5.10)."""
-    _call("binding a map to a program", "bpf_prog_bind_map", program_fd, map_fd, None)
+    call("binding a map to a program", "bpf_prog_bind_map", program_fd, map_fd, None)
 
 
 def map_create(name: str, kind: int, key_size: int, value_size: int, max_entries: int, flags: int) -> int:
     """A new map's file descriptor; ``kind`` is of enum bpf_map_type, sizes are in bytes."""
     opts = structs.MapCreateOpts(sz=ctypes.sizeof(structs.MapCreateOpts), map_flags=flags)
     shape = (key_size, value_size, max_entries, ctypes.byref(opts))
-    return _call(f"making map {name}", "bpf_map_create", kind, name.encode(), *shape)
+    return call(f"making map {name}", "bpf_map_create", kind, name.encode(), *shape)
 
 
 def prog_load(name: str, kind: str, instructions: bytes) -> int:
     """Load instructions, whose map loads hold descriptors, as a program of ``kind`` "xdp" or "tc"; its descriptor."""
     count = ctypes.c_size_t(len(instructions) // 8)
-    return _call(
+    return call(
         f"loading program {name}", "bpf_prog_load", PROG_TYPES[kind], name.encode(), b"GPL", instructions, count, None
     )
 
 
 def pin(fd: int, path: str) -> None:
     """Pin a program, map or link at a path below a bpffs."""
-    _call(f"pinning {path}", "bpf_obj_pin", fd, path.encode())
+    call(f"pinning {path}", "bpf_obj_pin", fd, path.encode())
 
 
 def open_pin(path: str) -> int:
     """A new file descriptor for what is pinned at ``path``; the caller closes it."""
     try:
-        return _call(f"opening pin {path}", "bpf_obj_get", path.encode())
+        return call(f"opening pin {path}", "bpf_obj_get", path.encode())
     except BpfError as error:
         if error.errno == errno.EROFS:  # links cannot be opened for reading only
             raise EdgewireError(
@@ -215,17 +216,17 @@ def xdp_link_create(program_fd: int, ifindex: int, mode: str) -> int:
     """
     opts = structs.LinkCreateOpts(sz=ctypes.sizeof(structs.LinkCreateOpts), flags=XDP_FLAGS[mode])
     what = f"attaching XDP in {mode} mode to interface index {ifindex}"
-    return _call(what, "bpf_link_create", program_fd, ifindex, BPF_XDP, ctypes.byref(opts))
+    return call(what, "bpf_link_create", program_fd, ifindex, BPF_XDP, ctypes.byref(opts))
 
 
 def link_update(link_fd: int, program_fd: int) -> None:
     """Swap the program of a link atomically."""
-    _call("swapping the program of a link", "bpf_link_update", link_fd, program_fd, None)
+    call("swapping the program of a link", "bpf_link_update", link_fd, program_fd, None)
 
 
 def link_detach(link_fd: int) -> None:
     """Take a link off its hook at once; closing or unpinning the last reference only does so in the kernel's time."""
-    _call("detaching the link", "bpf_link_detach", link_fd)
+    call("detaching the link", "bpf_link_detach", link_fd)
 
 
 def link_ids() -> Iterator[int]:
@@ -237,19 +238,19 @@ def link_ids() -> Iterator[int]:
 
 def link_fd(link_id: int) -> int:
     """A new file descriptor for a link by id; the caller closes it."""
-    return _call(f"opening link {link_id}", "bpf_link_get_fd_by_id", ctypes.c_uint32(link_id))
+    return call(f"opening link {link_id}", "bpf_link_get_fd_by_id", ctypes.c_uint32(link_id))
 
 
 def xdp_detach(ifindex: int, mode: str) -> None:
     """Take off an interface's XDP hook what was attached there in a mode without a link."""
-    _call(f"detaching XDP from interface index {ifindex}", "bpf_xdp_detach", ifindex, XDP_FLAGS[mode], None)
+    call(f"detaching XDP from interface index {ifindex}", "bpf_xdp_detach", ifindex, XDP_FLAGS[mode], None)
 
 
 def xdp_query(ifindex: int) -> XdpQuery:
     """The program on an interface's XDP hook and the mode in force, from the kernel (rtnetlink IFLA_XDP)."""
     opts = structs.XdpQueryOpts(sz=ctypes.sizeof(structs.XdpQueryOpts))
     what = f"querying XDP of interface index {ifindex}"
-    _call(what, "bpf_xdp_query", ifindex, 0, ctypes.byref(opts))
+    call(what, "bpf_xdp_query", ifindex, 0, ctypes.byref(opts))
     prog_id = opts.prog_id or opts.drv_prog_id or opts.skb_prog_id or opts.hw_prog_id
     return XdpQuery(prog_id or None, XDP_MODES.get(opts.attach_mode))
 
@@ -267,7 +268,7 @@ def tc_query(ifindex: int, priority: int) -> int | None:
     opts = _tc_opts(priority)
     try:
         what = f"querying TC ingress of interface index {ifindex}"
-        _call(what, "bpf_tc_query", ctypes.byref(_tc_hook(ifindex)), ctypes.byref(opts))
+        call(what, "bpf_tc_query", ctypes.byref(_tc_hook(ifindex)), ctypes.byref(opts))
     except BpfError as exc:
         # EINVAL is what the kernel says where there is no clsact qdisc at all; ENODEV: gone since it was listed.
         if exc.errno in (errno.ENOENT, errno.EINVAL, errno.ENODEV):
@@ -288,25 +289,25 @@ def tc_attach(ifindex: int, priority: int, program_fd: int) -> None:
     what = f"attaching to TC ingress of interface index {ifindex}"
     hook = _tc_hook(ifindex)
     try:
-        _call(what, "bpf_tc_hook_create", ctypes.byref(hook))
+        call(what, "bpf_tc_hook_create", ctypes.byref(hook))
     except BpfError as exc:
         if exc.errno != errno.EEXIST:  # the clsact qdisc may be there, ours or another's
             raise
     opts = _tc_opts(priority, prog_fd=program_fd, flags=BPF_TC_F_REPLACE)
-    _call(what, "bpf_tc_attach", ctypes.byref(hook), ctypes.byref(opts))
+    call(what, "bpf_tc_attach", ctypes.byref(hook), ctypes.byref(opts))
 
 
 def tc_detach(ifindex: int, priority: int) -> None:
     """Remove the filter at a priority from TC ingress; the qdisc stays."""
     what = f"detaching from TC ingress of interface index {ifindex}"
-    _call(what, "bpf_tc_detach", ctypes.byref(_tc_hook(ifindex)), ctypes.byref(_tc_opts(priority)))
+    call(what, "bpf_tc_detach", ctypes.byref(_tc_hook(ifindex)), ctypes.byref(_tc_opts(priority)))
 
 
 def tc_remove_qdisc(ifindex: int) -> None:
     """Remove an interface's clsact qdisc with all that is on it: the caller made sure that nothing is."""
     what = f"removing the clsact qdisc of interface index {ifindex}"
     hook = _tc_hook(ifindex, BPF_TC_INGRESS | BPF_TC_EGRESS)
-    _call(what, "bpf_tc_hook_destroy", ctypes.byref(hook))
+    call(what, "bpf_tc_hook_destroy", ctypes.byref(hook))
 
 
 def run_program(program_fd: int, packet: bytes, repeat: int = 1, out_size: int = 4096, flags: int = 0) -> ProgramRun:
@@ -325,85 +326,11 @@ def run_program(program_fd: int, packet: bytes, repeat: int = 1, out_size: int =
         repeat=repeat,
         flags=flags,
     )
-    _call("running a program on a packet", "bpf_prog_test_run_opts", program_fd, ctypes.byref(opts))
+    call("running a program on a packet", "bpf_prog_test_run_opts", program_fd, ctypes.byref(opts))
     return ProgramRun(opts.retval, data_out.raw[: opts.data_size_out], opts.duration)
 
 
 @functools.cache
 def possible_cpus() -> int:
     """How many values a per-CPU map holds for one key."""
-    return _call("counting CPUs", "libbpf_num_possible_cpus")
-
-
-def user_value_size(info: MapInfo) -> int:
-    """Bytes of one value as user space sees it: a per-CPU map hands out all CPUs' values, each padded to 8 bytes."""
-    if info.type != BPF_MAP_TYPE_PERCPU_ARRAY:
-        return info.value_size
-    return (info.value_size + 7) // 8 * 8 * possible_cpus()
-
-
-def read_all(fd: int, info: MapInfo, limit: int | None = None) -> tuple[bytes, bytes]:
-    """All keys and all values of a map, each as one run of bytes, by batch lookup.
-
-    ``limit`` bounds the number of entries: of an array, which is read from index 0 on, the rest may be unused.
-    """
-    size = user_value_size(info)
-    capacity = info.max_entries if limit is None else min(limit, info.max_entries)
-    # An array has all its entries; what has them one by one seldom has as many as there is room for.
-    room = capacity if info.type in ARRAYS else min(capacity, _AT_ONCE)
-    keys, values = [], []
-    cursor = ctypes.create_string_buffer(max(info.key_size, 4))
-    done, first = 0, True
-    while done < capacity:
-        room = min(room, capacity - done)
-        found_keys, found_values = (ctypes.create_string_buffer(room * each) for each in (info.key_size, size))
-        count = ctypes.c_uint32(room)
-        result = int(
-            library().bpf_map_lookup_batch(
-                fd,
-                None if first else ctypes.byref(cursor),
-                ctypes.byref(cursor),
-                found_keys,
-                found_values,
-                ctypes.byref(count),
-                None,
-            )
-        )
-        if result == -errno.ENOSPC and room < capacity - done:  # a hash map's bucket is read whole
-            room *= 2
-            continue
-        if result < 0 and result != -errno.ENOENT:
-            raise BpfError(f"reading map {info.name}", -result)
-        done += count.value
-        keys.append(ctypes.string_at(found_keys, count.value * info.key_size))
-        values.append(ctypes.string_at(found_values, count.value * size))
-        first = False
-        if result == -errno.ENOENT or count.value == 0:
-            break
-    return b"".join(keys), b"".join(values)
-
-
-def update_batch(fd: int, name: str, keys: bytes, values: bytes, count: int) -> None:
-    """Write ``count`` entries, given as two runs of bytes, in one call.
-
-    :raises BpfError: E2BIG where the map is full; the entries before the one that failed are written.
-    """
-    if count:
-        number = ctypes.c_uint32(count)
-        what = f"writing {count} entries to map {name}"
-        _call(what, "bpf_map_update_batch", fd, keys, values, ctypes.byref(number), None)
-
-
-def delete_batch(fd: int, name: str, keys: bytes, count: int) -> None:
-    """Delete ``count`` entries in one call; a key that is gone already is no error."""
-    size = len(keys) // count if count else 0
-    done = 0
-    while done < count:
-        number = ctypes.c_uint32(count - done)
-        rest = ctypes.create_string_buffer(keys[done * size :])
-        result = int(library().bpf_map_delete_batch(fd, rest, ctypes.byref(number), None))
-        done += number.value
-        if result == -errno.ENOENT:
-            done += 1
-        elif result < 0:
-            raise BpfError(f"deleting {count} entries from map {name}", -result)
+    return call("counting CPUs", "libbpf_num_possible_cpus")

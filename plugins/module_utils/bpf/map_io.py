@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from ansible_collections.edgewire.fleet.plugins.module_utils.bpf import attach, layout, libbpf, schema
+from ansible_collections.edgewire.fleet.plugins.module_utils.bpf import attach, batches, layout, libbpf, schema
 from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.counters import Counters
 from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.programs import HOOKS, Attached
 from ansible_collections.edgewire.fleet.plugins.module_utils.errors import EdgewireError
@@ -60,8 +60,8 @@ class OpenMap:
     info: libbpf.MapInfo
 
     def read(self, limit: int | None = None) -> tuple[bytes, bytes]:
-        """All keys and values, see :func:`libbpf.read_all`."""
-        return libbpf.read_all(self.fd, self.info, limit)
+        """All keys and values, see :func:`batches.read_all`."""
+        return batches.read_all(self.fd, self.info, limit)
 
 
 @dataclass(frozen=True)
@@ -209,20 +209,20 @@ def fold_writes(maps: Maps, folds: Iterable[Fold]) -> list[Write]:
 def _flush(maps: Maps, batch: list[Write | Run]) -> None:
     name = batch[0][0]
     if isinstance(batch[0], Run):
-        size = libbpf.user_value_size(maps[name].info)
+        size = batches.user_value_size(maps[name].info)
         runs = [item for item in batch if isinstance(item, Run)]
         indices = array.array(
             "I", itertools.chain.from_iterable(range(r.start, r.start + len(r.values) // size) for r in runs)
         )
-        libbpf.update_batch(maps[name].fd, name, indices.tobytes(), b"".join([r.values for r in runs]), len(indices))
+        batches.update_batch(maps[name].fd, name, indices.tobytes(), b"".join([r.values for r in runs]), len(indices))
         return
     singles = [item for item in batch if not isinstance(item, Run)]
     keys = b"".join([key for _, key, _ in singles])
     if singles[0][2] is None:
-        libbpf.delete_batch(maps[name].fd, name, keys, len(singles))
+        batches.delete_batch(maps[name].fd, name, keys, len(singles))
     else:
         values = b"".join([value for _, _, value in singles if value is not None])
-        libbpf.update_batch(maps[name].fd, name, keys, values, len(singles))
+        batches.update_batch(maps[name].fd, name, keys, values, len(singles))
 
 
 def make_one(programs: Mapping[str, int], maps: Mapping[str, int], identity: bytes, schema_hash: bytes) -> None:
@@ -234,4 +234,4 @@ def make_one(programs: Mapping[str, int], maps: Mapping[str, int], identity: byt
         for map_fd in maps.values():
             libbpf.bind_map(program_fd, map_fd)
     record = layout.IDENTITY.pack({"build": identity, "schema": schema_hash})
-    libbpf.update_batch(maps["ew_identity"], "ew_identity", layout.U32.of(0), record, 1)
+    batches.update_batch(maps["ew_identity"], "ew_identity", layout.U32.of(0), record, 1)

@@ -42,7 +42,8 @@ _NOT_COMPARED = frozenset(
 # Where the comparing is done.
 _CODE = (
     *("contents", "direct", "edge_backends", "edge_maps", "edge_phases", "edge_services", "edge_state", "filters"),
-    *("layout", "map_io", "ports", "proofs", "readback", "record", "relays", "space", "wanted", "worker_maps"),
+    *("layout", "map_io", "ports", "proofs", "readback", "record", "relays", "running_tables", "space", "tables"),
+    *("wanted", "worker_maps"),
 )
 _PACKAGE = __name__.rpartition(".")[0]
 
@@ -51,7 +52,7 @@ def asked(role: str, wanted: Mapping[str, Any]) -> bytes:
     """What a proof says of its question, for however many looks at the maps: hash of what is wanted, and of the code
     that compares; 32 bytes.
     """
-    digest = hashlib.sha256(_code())
+    digest = hashlib.sha256(code())
     digest.update(json.dumps([role, wanted], sort_keys=True, default=str).encode())
     return digest.digest()
 
@@ -79,7 +80,8 @@ def of(question: bytes, surroundings: Iterable[Any], maps: map_io.Maps) -> bytes
     return digest.digest()
 
 
-def _code() -> bytes:
+def code() -> bytes:
+    """A hash of the code that compares; 32 bytes."""
     names = [*(f"{_PACKAGE}.{name}" for name in _CODE), _PACKAGE.rpartition(".")[0] + ".plan.maglev"]
     digest = hashlib.sha256()
     for name in names:

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
-from ansible_collections.edgewire.fleet.plugins.module_utils.bpf import adder, layout, libbpf
+from ansible_collections.edgewire.fleet.plugins.module_utils.bpf import adder, batches, layout, libbpf
 from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.convert import (
     CannotConvertError,
     convert,
@@ -67,7 +67,7 @@ class Transfer:
         """Fill the successors' own maps (name to descriptor); before any packet meets them."""
         for item in self.copies:
             keys, values, count = item.converted
-            libbpf.update_batch(maps[item.new.name], item.new.name, keys, values, count)
+            batches.update_batch(maps[item.new.name], item.new.name, keys, values, count)
 
     def catch_up(self, maps: Mapping[str, int]) -> None:
         """Add what was counted and learned in the old maps since they were read; after the swap."""
@@ -115,7 +115,7 @@ class Transfer:
             room = libbpf.map_info(target).max_entries
             more = b"".join(key for key, _ in fresh), b"".join(value for _, value in fresh)
             new_keys, new_values, count = convert(item.old, item.new, *more, room)
-            libbpf.update_batch(target, item.new.name, new_keys, new_values, count)
+            batches.update_batch(target, item.new.name, new_keys, new_values, count)
 
 
 def _place(item: _Copy, index: int) -> int | None:

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from ansible_collections.edgewire.fleet.plugins.module_utils.bpf import edge_state, filters, netdev, worker_maps
+from ansible_collections.edgewire.fleet.plugins.module_utils.bpf import edge_state, filters, netdev, tables, worker_maps
 from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.relays import Relays
 from ansible_collections.edgewire.fleet.plugins.module_utils.errors import EdgewireError
 
@@ -118,6 +118,8 @@ def _check_services(
             elif not workers[backend.worker].for_vip(service.vip):
                 text = f"worker {backend.worker} has no relay address of the family of {service.text}"
                 checks.problems.append(text)
+        if len(service.backends) > tables.MOST_BACKENDS:
+            checks.problems.append(f"{service.name} {service.text} has more than {tables.MOST_BACKENDS:,} backends")
     for one, other in itertools.pairwise(ordered):
         if one.vip == other.vip and other.port <= one.last_port:
             checks.problems.append(f"claimed twice: {other.text} by {one.name} and {other.name}")

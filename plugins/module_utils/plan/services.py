@@ -36,8 +36,8 @@ SERVICE_KEYS: Mapping[str, str] = {
         "WireGuard's own packet go in fragments."
     ),
     "table_size": (
-        "Slots of its lookup table: 256, 4096, 16384 or 65536. Default: what its backends need. One that will grow "
-        "past 2, 12 or 150 backends, and shall not be reshuffled then, has its later size from the beginning."
+        "Slots of its lookup table: 4096, 16384 or 65536. Default: 4096, with more than 1,024 backends 65536. Shares "
+        "are right to a slot, so hundreds of backends may want more. Another size sends most flows elsewhere."
     ),
     "drain_idle": "Seconds, 60: while a backend drains, how long a flow may be silent to stay.",
     "drain_deadline": "Seconds, 600: how long any flow may stay while its backend drains.",
@@ -69,7 +69,7 @@ _DRAIN_IDLE, _DRAIN_DEADLINE = 60, 600
 # A day, and a week: what is meant to go on for longer is no drain.
 _drain_idle = convert.integer(1, 86_400, "seconds")
 _drain_deadline = convert.integer(1, 604_800, "seconds")
-# A table has 65,521 slots at most, so finer shares than these would not show.
+# A table has 65,536 slots at most, so finer shares than these would not show.
 _weight = convert.integer(0, 65535)
 _OPTIONS: Mapping[str, Callable[[object], Any]] = {
     "affinity": _affinity,

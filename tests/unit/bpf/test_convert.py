@@ -23,10 +23,10 @@ SERVICES = schema.of_role("edge").maps["ew_services"]
 DROPS = schema.of_role("edge").maps["ew_drops"]
 STATS = schema.of_role("edge").maps["ew_stats"]
 FIELDS = SERVICES.value.fields
-U32 = st.integers(0, 2**32 - 1)
+NUMBERS = {"u16": st.integers(0, 2**16 - 1), "u32": st.integers(0, 2**32 - 1)}
 ENTRIES = st.dictionaries(
     st.tuples(st.integers(0, 2**32 - 1), st.integers(0, 65_535)),
-    st.fixed_dictionaries({name: U32 for name, _ in FIELDS if name != "flags"} | {"flags": st.integers(0, 7)}),
+    st.fixed_dictionaries({name: NUMBERS[kind] for name, kind in FIELDS} | {"flags": st.integers(0, 7)}),
     max_size=20,
 )
 

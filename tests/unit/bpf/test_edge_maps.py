@@ -32,7 +32,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 ROOMY = layout.Capacity(services=16, ranges=32, backends=64, lut=256, filters=16, sources=64)
-TIGHT = layout.Capacity(services=5, ranges=5, backends=10, lut=34, workers=4, filters=5, sources=9)
+TIGHT = layout.Capacity(services=5, ranges=5, backends=10, lut=12, workers=4, filters=5, sources=9)
 WORKERS = {f"worker{n}": Relays(f"100.96.0.{n}", f"fd65::{n}") for n in range(1, 5)}
 CLAIMS: list[Claim] = [
     ("203.0.113.1", 53, 53),
@@ -234,15 +234,24 @@ def test_every_packet_on_the_way_finds_a_backend(old: EdgeWanted, new: EdgeWante
         assert {entry for claim in stay for entry in entries_of(claim)} <= set(state.entries)
         for entry, record in state.entries.items():
             claim, endpoints = mine[entry]
-            for slot in state.places_of(record):
-                backend = state.backends[slot]
-                assert backend["endpoint_id"] in endpoints
+            backend_of = {backend["endpoint_id"]: backend for backend in state.backends.values()}
+            for endpoint_id in {*state.table_of(record), *state.drain_table_of(record)}:
+                assert endpoint_id in endpoints
+                backend = backend_of[endpoint_id]
                 assert (backend["vip"], backend["port"], backend["last_port"]) == claim
                 assert state.relay_of(backend)
         for claim in stay:
             assert counter_of(state, claim) == counter_of(before, claim), "the counter goes on"
         for endpoint_id in replies:
             assert state.backends[state.endpoints[endpoint_id]]["endpoint_id"] == endpoint_id
+
+
+@given(wanted_states(), st.integers(0, 2))
+def test_a_block_is_as_long_as_its_entry_says(wanted: EdgeWanted, drain_weight: int) -> None:
+    alone = ServiceWanted("alone", "203.0.113.9", 1, 1, (BackendWanted(7, "worker1", 1, drain_weight),))
+    for each in (*wanted.services, alone):
+        slots = {eid: 100 + number for number, eid in enumerate(each.in_tables)}
+        assert len(each.block(slots)) == each.span
 
 
 @given(wanted_states(), wanted_states())
@@ -421,9 +430,7 @@ def test_a_drain_begins_goes_on_and_ends() -> None:
     (record,) = state.entries.values()
     assert 1 not in state.table_of(record)
     assert state.draining_of(record) == {1}
-    both = state.places_of(record)
-    old = [state.backends[slot]["endpoint_id"] for slot in both[record["lut_size"] :]]
-    assert old == before, "the old table, slot by slot"
+    assert state.drain_table_of(record) == before, "the old table, place by place"
     assert asked_until(maps) == dict.fromkeys((1, 2, 3, 4), 700)
     assert at(200, drain(1), maps) == [], "a deadline that is set is no drift, also when it is over"
     assert at(900, drain(1), maps) == []
@@ -469,7 +476,7 @@ def test_a_worker_that_is_gone_leaves_an_empty_slot() -> None:
 def test_a_drained_service_stays_known() -> None:
     maps = maps_with(edge(service({7: 0})))
     state = state_of(maps)
-    assert [record["lut_size"] for record in state.entries.values()] == [0]
+    assert [record["table_size"] for record in state.entries.values()] == [0]
     assert set(state.endpoints) == {7}, "replies of flows that still run come through"
 
 
@@ -512,7 +519,7 @@ def test_no_count_is_lost_and_none_is_inherited(states: list[EdgeWanted], random
         (edge(*(service({n: 1}, port=n) for n in range(1, 7))), "services: 6 needed, room for 5"),
         (edge(ServiceWanted("all", "203.0.113.53", 1, 65535, ())), "ranges: 16 needed, room for 5"),
         (edge(service(dict.fromkeys(range(1, 12), 0))), "backends: 11 needed, room for 10"),
-        (edge(*(service({n: 1, n + 100: 1}, port=n) for n in range(1, 6))), "lut: 40 needed, room for 34"),
+        (edge(*(service({n: 1, n + 100: 1}, port=n) for n in range(1, 6))), "lut: 15 needed, room for 12"),
         (dataclasses.replace(edge(), workers={**WORKERS, "worker5": OWN}), "workers: 5 needed, room for 4"),
         (filtered(*(f"10.0.{n}.0/24" for n in range(10))), "sources: 10 needed .*, room for 9"),
         (

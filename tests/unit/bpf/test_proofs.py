@@ -51,7 +51,7 @@ def test_what_is_wanted_where_and_in_which_maps_is_part_of_it() -> None:
 
 def test_a_place_in_a_table_counts_and_a_counter_does_not() -> None:
     maps = FakeMaps("edge", layout.Capacity(services=4, lut=8, backends=8))
-    record = layout.SERVICE.pack({"lut_offset": 2, "lut_size": 3})
+    record = layout.SERVICE.pack({"table_offset": 2, "table_size": 3, "width": 5})
     maps["ew_services"].put(layout.SERVICE_KEY.pack({"vip": "203.0.113.53", "port": 53}), record)
     before = proof(maps)
     for name in COUNTERS:

@@ -86,17 +86,18 @@ def test_what_becomes_of_packets_that_do_not_fit(
 def test_a_table_is_as_large_as_its_service_says(make_fleet: MakeFleet, key_of: KeyOf) -> None:
     fleet = make_fleet()
     assert dns_of(planned(fleet, key_of)).table_size is None
-    fleet["vars"]["edgewire_services"][0]["table_size"] = "4096"
-    assert dns_of(planned(fleet, key_of)).table_size == 4096
+    fleet["vars"]["edgewire_services"][0]["table_size"] = "16384"
+    assert dns_of(planned(fleet, key_of)).table_size == 16384
 
 
 def test_a_table_that_is_too_small_for_its_backends(make_fleet: MakeFleet, key_of: KeyOf) -> None:
     fleet = make_fleet()
     service = fleet["vars"]["edgewire_services"][0]
-    service["table_size"] = 256
+    service["table_size"] = 4096
     first = service["backends"][0]
-    service["backends"] += [{**first, "port": 5300 + number} for number in range(2)]
-    with pytest.raises(EdgewireError, match="table_size: 4 backends need 4096 slots"):
+    count = len(service["backends"])
+    service["backends"] += [{**first, "port": 5300 + number} for number in range(1025 - count)]
+    with pytest.raises(EdgewireError, match="table_size: 1025 backends need 65536 slots"):
         planned(fleet, key_of)
 
 
