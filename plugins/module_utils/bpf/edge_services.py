@@ -11,15 +11,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ansible_collections.edgewire.fleet.plugins.module_utils.bpf import layout
+from ansible_collections.edgewire.fleet.plugins.module_utils.bpf import layout, tables
 from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.edge_phases import Phases
 from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.edge_state import (
     Claim,
     EdgeState,
     EdgeWanted,
     ServiceWanted,
-    shape_of,
-    span_of,
 )
 from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.space import Shortages, Space
 from ansible_collections.edgewire.fleet.plugins.module_utils.steps import Told, make_step
@@ -66,7 +64,7 @@ def plan_services(
     """
     workers = _WorkerNames(wanted, state)
     room = state.capacity["lut"]
-    ranges = {(s["table_offset"], span_of(s)) for s in state.entries.values()}
+    ranges = {(s["table_offset"], tables.span_of(s)) for s in state.entries.values()}
     space = Space(((offset, size) for offset, size in ranges if offset + size <= room), room)
 
     def words(name: str | None, table: Sequence[int], record: Mapping[str, int], draining: set[int]) -> dict[str, Any]:
@@ -145,7 +143,11 @@ def _place_block(
     offset = space.take(size) if size else 0
     if offset is not None:
         return offset
-    if found is not None and found["table_offset"] + size <= room and shape_of(found) == shape_of(service.shape):
+    if (
+        found is not None
+        and found["table_offset"] + size <= room
+        and tables.shape_of(found) == tables.shape_of(service.shape)
+    ):
         return found["table_offset"]
     shortages.need("lut", room + size, room, " while the tables that change lie beside their old ones")
     return 0

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import array
 import functools
-import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
@@ -158,7 +157,7 @@ class ServiceWanted:
         """Its tables as ``ew_lut`` holds them, with the slot of each of its backends."""
         words, palette = array.array("I"), [slots[eid] for eid in self.in_tables]
         if self.size == 1:  # what most services of a large fleet are
-            return array.array("I", palette * n_tables(self.shape))
+            return array.array("I", palette * tables.n_tables(self.flags))
         for table in (self.table, self.drain_table):
             if isinstance(table, tables.PackedTable):
                 words += table.words
@@ -173,7 +172,7 @@ class ServiceWanted:
     @property
     def span(self) -> int:
         """Words of ``ew_lut`` that its block has."""
-        return span_of(self.shape)
+        return tables.span_of(self.shape)
 
     @functools.cached_property
     def table(self) -> Sequence[int]:
@@ -276,7 +275,7 @@ class EdgeState:
     def block_of(self, service: Mapping[str, int]) -> array.array[int]:
         """What ``ew_lut`` has of a service: its table, the one that it had while it drains, and the palette."""
         start = service["table_offset"]
-        return self.lut[start : start + span_of(service)]
+        return self.lut[start : start + tables.span_of(service)]
 
     def table_of(self, service: Mapping[str, int]) -> list[int]:
         """A service's table as endpoint ids; 0 for a place that leads nowhere."""
@@ -291,37 +290,16 @@ class EdgeState:
         return set(self.drain_table_of(service)) - set(self.table_of(service))
 
     def _endpoints_in(self, service: Mapping[str, int], number: int) -> list[int]:
-        size, width, block = service["table_size"], _width_of(service), self.block_of(service)
-        length = tables.words_for(size, width)
-        places = tables.unpack(block[number * length : (number + 1) * length], width, size)
+        width, (words, slots) = tables.width_of(service), tables.parts_of(self.lut, service)
+        places = tables.unpack(words[number], width, service["table_size"])
         if width == tables.WIDTH_SLOT:
             return [self.endpoint_at(slot) for slot in places]
-        palette = [self.endpoint_at(slot) for slot in block[n_tables(service) * length :]]
+        palette = [self.endpoint_at(slot) for slot in slots]
         return [palette[place] if place < len(palette) else 0 for place in places]
 
     def endpoint_at(self, slot: int) -> int:
         """The endpoint id in a slot of ``ew_backends``; 0 where there is none."""
         return int(self.backends.get(slot, {}).get("endpoint_id", 0))
-
-
-def n_tables(service: Mapping[str, int]) -> int:
-    """How many tables a service has in its block."""
-    return 2 if service["flags"] & layout.SERVICE_DRAINING else 1
-
-
-def _width_of(service: Mapping[str, int]) -> int:
-    """A service's width; of one that is none, the widest."""
-    return min(service["width"], tables.WIDTH_SLOT)
-
-
-def shape_of(service: Mapping[str, int]) -> tuple[int, int, int, int]:
-    """What a service's block is like: how many tables it has, of what size and width, and how long its palette is."""
-    return n_tables(service), service["table_size"], service["width"], service["palette"]
-
-
-def span_of(service: Mapping[str, int]) -> int:
-    """How many words of ``ew_lut`` a service has."""
-    return n_tables(service) * tables.words_for(service["table_size"], _width_of(service)) + service["palette"]
 
 
 def asked_size(service: Mapping[str, int], n_backends: int) -> int:
@@ -364,9 +342,11 @@ def _read_slots(maps: Maps, name: str, record: layout.Record, used: str) -> Iter
 
 def lut_used(maps: Maps) -> int:
     """How many words of ``ew_lut`` there are up to the last one that an entry leads to."""
-    values = [maps[name].read()[1] for name in SERVICE_MAPS]
-    records = itertools.chain.from_iterable(layout.SERVICE.iter_unpack(value) for value in values)
-    return max((record["table_offset"] + span_of(record) for record in records), default=0)
+    used = 0
+    for name in SERVICE_MAPS:  # by column, as every look at the maps begins here
+        for offset, size, _, flags, width, palette, _ in layout.SERVICE.codec.iter_unpack(maps[name].read()[1]):
+            used = max(used, offset + tables.span(size, flags, width, palette))
+    return used
 
 
 def read_lut(maps: Maps) -> array.array[int]:

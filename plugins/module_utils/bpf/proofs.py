@@ -89,25 +89,27 @@ def code() -> bytes:
     return digest.digest()
 
 
-def _path(role: str) -> Path:
-    return DIRECTORY / role
-
-
-def _read(role: str) -> list[bytes]:
+def kept(name: str) -> list[bytes]:
+    """The hashes that a file of this directory has; none where there is no such file."""
     with suppress(OSError):
-        data = _path(role).read_bytes()
+        data = (DIRECTORY / name).read_bytes()
         return [data[at : at + 32] for at in range(0, len(data) - 31, 32)]
     return []
 
 
+def keep(name: str, hashes: Iterable[bytes]) -> None:
+    """Write such a file; where that cannot be, the next run works out anew what it would have said."""
+    with suppress(OSError):
+        DIRECTORY.mkdir(mode=0o755, parents=True, exist_ok=True)
+        write_if_changed(DIRECTORY / name, b"".join(hashes), mode=0o600)
+
+
 def known(role: str, proof: bytes) -> bool:
     """Whether the comparison was made before and came out equal."""
-    return proof in _read(role)
+    return proof in kept(role)
 
 
 def remember(role: str, proof: bytes) -> None:
     """Keep a proof; where that cannot be, the next run compares again."""
-    others = [other for other in _read(role) if other != proof]
-    with suppress(OSError):
-        DIRECTORY.mkdir(mode=0o755, parents=True, exist_ok=True)
-        write_if_changed(_path(role), b"".join([proof, *others][:KEPT]), mode=0o600)
+    others = [other for other in kept(role) if other != proof]
+    keep(role, [proof, *others][:KEPT])

@@ -12,34 +12,20 @@ from __future__ import annotations
 import hashlib
 from array import array
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
-from pathlib import Path
 from typing import NamedTuple
 
 from ansible_collections.edgewire.fleet.plugins.module_utils.bpf import edge_state, layout, proofs, tables
 from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.edge_state import EdgeState, EdgeWanted, ServiceWanted
 from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.map_io import Maps
-from ansible_collections.edgewire.fleet.plugins.module_utils.files import write_if_changed
 
-_SIZE = 16
+_FILE = "tables"
 # The cached properties of a service that hold its tables, in the order of its block.
 _TABLES = ("table", "drain_table")
 
 
-def _path() -> Path:
-    return proofs.DIRECTORY / "tables"
-
-
 def _proof(code: bytes, service: ServiceWanted, name: str, table: tables.PackedTable) -> bytes:
     asked = repr((name, service.size, service.weights)).encode()
-    return hashlib.blake2b(code + asked + table.words.tobytes(), digest_size=_SIZE).digest()
-
-
-def _known() -> set[bytes]:
-    with suppress(OSError):
-        data = _path().read_bytes()
-        return {data[at : at + _SIZE] for at in range(0, len(data), _SIZE)}
-    return set()
+    return hashlib.sha256(code + asked + table.words.tobytes()).digest()
 
 
 class _Kernel(NamedTuple):
@@ -52,16 +38,13 @@ class _Kernel(NamedTuple):
     def tables_of(self, service: ServiceWanted) -> dict[str, tables.PackedTable]:
         """A service's tables by name; none where they are of another shape, or count in another palette."""
         record = self.entries.get(service.entries[0])
-        if record is None or edge_state.shape_of(record) != edge_state.shape_of(service.shape):
+        if record is None or tables.shape_of(record) != tables.shape_of(service.shape):
             return {}
-        start, width = record["table_offset"], record["width"]
-        length, count = tables.words_for(service.size, width), edge_state.n_tables(record)
-        palette = self.lut[start + count * length : start + edge_state.span_of(record)]
+        parts, palette = tables.parts_of(self.lut, record)
         if [self.endpoint_of(slot) for slot in palette] != service.in_tables:
             return {}
-        parts = (self.lut[at : at + length] for at in range(start, start + count * length, length))
         return {
-            name: tables.PackedTable(words, width, service.size, service.in_tables)
+            name: tables.PackedTable(words, record["width"], service.size, service.in_tables)
             for name, words in zip(_TABLES, parts, strict=False)
         }
 
@@ -73,7 +56,7 @@ def _large(wanted: EdgeWanted) -> Iterator[ServiceWanted]:
 
 def take_known(wanted: EdgeWanted, state: EdgeState) -> None:
     """Have those tables from the kernel that are known to be what would be built."""
-    known = _known()
+    known = set(proofs.kept(_FILE))
     if not known:
         return
     code = proofs.code()
@@ -106,6 +89,4 @@ def remember(wanted: EdgeWanted) -> None:
         for name, table in zip(_TABLES, (service.table, service.drain_table), strict=True)
         if isinstance(table, tables.PackedTable)
     }
-    with suppress(OSError):
-        _path().parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-        write_if_changed(_path(), b"".join(sorted(made)), mode=0o600)
+    proofs.keep(_FILE, sorted(made))

@@ -10,10 +10,13 @@ word from its lowest bit on. So 4,096 places for two backends are 130 words. Whe
 from __future__ import annotations
 
 import functools
+import itertools
 import sys
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
+
+from ansible_collections.edgewire.fleet.plugins.module_utils.bpf import layout
 
 # Places are slots themselves, and there is no palette.
 WIDTH_SLOT = 5
@@ -61,6 +64,39 @@ def unpack(words: array[int], width: int, size: int) -> Sequence[int]:
         both[1::2] = (number >> (1 << step) & mask).to_bytes(len(data), "little")
         data = bytes(both)
     return data[:size]
+
+
+def n_tables(flags: int) -> int:
+    """How many tables a service with these flags has in its block."""
+    return 2 if flags & layout.SERVICE_DRAINING else 1
+
+
+def width_of(service: Mapping[str, int]) -> int:
+    """A service's width; of one that is none, the widest."""
+    return min(service["width"], WIDTH_SLOT)
+
+
+def shape_of(service: Mapping[str, int]) -> tuple[int, int, int, int]:
+    """What a service's block is like: how many tables it has, of what size and width, and how long its palette is."""
+    return n_tables(service["flags"]), service["table_size"], service["width"], service["palette"]
+
+
+def span_of(service: Mapping[str, int]) -> int:
+    """How many words of ``ew_lut`` a service has."""
+    return span(service["table_size"], service["flags"], service["width"], service["palette"])
+
+
+def span(size: int, flags: int, width: int, palette: int) -> int:
+    """The same, from what a service's entry says."""
+    return n_tables(flags) * words_for(size, min(width, WIDTH_SLOT)) + palette
+
+
+def parts_of(lut: array[int], service: Mapping[str, int]) -> tuple[list[array[int]], array[int]]:
+    """A service's block taken apart: the words of each of its tables, and the palette."""
+    start, length = service["table_offset"], words_for(service["table_size"], width_of(service))
+    cuts = [start + number * length for number in range(n_tables(service["flags"]) + 1)]
+    words = [lut[first:last] for first, last in itertools.pairwise(cuts)]
+    return words, lut[cuts[-1] : cuts[-1] + service["palette"]]
 
 
 class PackedTable(Sequence[int]):
