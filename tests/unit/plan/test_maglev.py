@@ -5,9 +5,12 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
+import operator
 import random
 import struct
 from collections import Counter
+from unittest import mock
 
 import pytest
 from ansible_collections.edgewire.fleet.plugins.module_utils.plan import maglev
@@ -108,24 +111,39 @@ def test_many_backends_have_their_shares(number: int) -> None:
 
 @given(ids=st.sets(st.integers(1, 2**32 - 1), min_size=2, max_size=2), bits=st.integers(1, 12))
 def test_halves_are_what_turns_would_give(ids: set[int], bits: int) -> None:
-    maps = [maglev._map_of(ident, bits) for ident in sorted(ids)]
-    lists = [one.slots(1 << bits) for one in maps]
-    settled = maglev._settled(lists, [1 << bits >> 1] * 2, maglev._round_robin(lists), 1 << bits)
-    assert list(maglev._halves(*maps)) == settled
+    permutations = [maglev._permutation(ident, bits) for ident in sorted(ids)]
+    assert list(maglev._halves(*permutations)) == maglev._alike(permutations, [1 << bits >> 1] * 2, 1 << bits)
+
+
+@given(backends=BACKENDS.filter(lambda backends: len({weight for _, weight in live(backends)}) > 1))
+def test_turns_in_order_by_rounds_give_what_all_in_order_give(backends: list[tuple[int, int]]) -> None:
+    tables = []
+    for few in 1, len(backends):
+        with mock.patch.object(maglev, "_FEW", few):
+            tables.append(build_table(backends, table_size(len(backends))))
+    assert tables[0] == tables[1]
 
 
 @given(ident=st.integers(1, 2**32 - 1), bits=st.integers(1, 12))
 def test_a_list_has_each_slot_once_and_turns_are_its_inverse(ident: int, bits: int) -> None:
-    one = maglev._map_of(ident, bits)
+    one = maglev._permutation(ident, bits)
     slots = list(one.slots(1 << bits))
     assert sorted(slots) == list(range(1 << bits))
-    back = pow(maglev._stride(1 << bits), -1, 1 << bits)
-    planes = one.turns()
-    turns = [
-        sum((plane >> (slot * back % (1 << bits)) & 1) << bit for bit, plane in enumerate(planes)) for slot in slots
-    ]
-    assert turns == list(range(1 << bits))
+    assert list(map(one.turns().__getitem__, slots)) == list(range(1 << bits))
     assert list(one.slots(1)) == slots[:1]
+
+
+@pytest.mark.parametrize("bits", [12, 14, 16])
+def test_any_two_lists_are_as_good_as_random(bits: int) -> None:
+    """Of two backends each has half of the slots earlier. If one had many more, they would change hands where a third
+    one comes or goes. Of 7,000 pairs of shuffled lists the most was 2.3 times what tossing a coin deviates by; of as
+    many pairs with two rounds instead of four it was 5.6 times.
+    """
+    dice = random.Random(bits)
+    size = 1 << bits
+    lists = [maglev._permutation(dice.getrandbits(32), bits).turns() for _ in range(120 >> (bits - 12) // 2)]
+    for one, other in itertools.combinations(lists, 2):
+        assert abs(sum(map(operator.lt, one, other)) - size / 2) <= 3.2 * size**0.5 / 2
 
 
 # bpf/services.h: how far a flow looks for a live worker along its service's table.
@@ -173,10 +191,10 @@ def test_the_table_is_what_it_always_was() -> None:
     """Edges of two versions serve one fleet during a rollout; a table that changes moves their
     flows.
     """
-    assert build_table([(1, 1), (2, 2), (3, 0)], 16) == [2, 2, 2, 2, 1, 1, 2, 1, 2, 2, 1, 2, 2, 1, 2, 2]
+    assert build_table([(1, 1), (2, 2), (3, 0)], 16) == [1, 2, 1, 2, 2, 2, 1, 2, 2, 1, 2, 2, 2, 2, 2, 1]
     table = build_table([(ident, 1 + ident % 3) for ident in range(1, 101)], 16384)
     digest = hashlib.sha256(struct.pack(">16384I", *table)).hexdigest()
-    assert digest == "57c767aa2c4c8d9ae63f1b17df912cb4bae34b02a49ad69e857305cb75e6376d"
+    assert digest == "42d648b1d4c30145216e8ac9266dbc30580251eb15d2b11f4b69a285a3ea7970"
     pair = build_table([(7, 1), (8, 1)], 4096)
     digest = hashlib.sha256(struct.pack(">4096I", *pair)).hexdigest()
-    assert digest == "236810fc436ec18e507cdbbdbb8543acdda92070f5fb4e130b13174fcabc0115"
+    assert digest == "ed65cba8966dedae2664df56d2cfb8893f71dfe142bd75ee6f37156c5cbde6ce"
