@@ -170,8 +170,8 @@ class _Permutation(NamedTuple):
     """A backend's list as a map of turns to slots, below two to the power of ``bits``.
 
     In each of its rounds a number is multiplied with an odd factor and an addend is added, modulo the size, and its
-    upper half is XORed into the lower one. Each of these can be undone. Fewer than four rounds are not enough: some
-    pairs of backends then want the same slots at the same time more often, or more rarely, than chance would have it.
+    upper half is XORed into the lower one. Each of these can be undone. Two rounds are not enough: one of two backends
+    then has far more than half of the slots earlier in its list, more often than chance would have it.
     """
 
     bits: int
