@@ -455,6 +455,11 @@ def frame(packet: bytes, ethertype: int | None = None, source: str = CLIENT_MAC,
     return bytes(Ether(src=source, dst=destination, type=ethertype) / Raw(packet))
 
 
+def container_frame(packet: bytes) -> bytes:
+    """A frame from the container to its gateway."""
+    return frame(packet, source=CONTAINER_MAC, destination=BRIDGE_MAC)
+
+
 # What a relay packet is on its way for.
 PLAIN, ASK, RETURNED, FORWARDED, FORWARDED_TWICE = range(5)
 

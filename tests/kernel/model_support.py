@@ -12,10 +12,18 @@ import ctypes
 import socket
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import bcc
-from ansible_collections.edgewire.fleet.plugins.module_utils.bpf import layout, libbpf, libbpf_structs, map_io
+from ansible_collections.edgewire.fleet.plugins.module_utils.bpf import (
+    edge_maps,
+    edge_state,
+    layout,
+    libbpf,
+    libbpf_structs,
+    map_io,
+    worker_maps,
+)
 from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.counters import Counters
 from ansible_collections.edgewire.fleet.tests.kernel.bpf_support import (
     TC_DROP,
@@ -142,6 +150,32 @@ def tc_verdict(ran: tuple[int, bytes], frame: bytes) -> Outcome:
     assert verdict == TC_REDIRECT, f"returned {verdict}"
     assert data[:14] == frame[:14], "the Ethernet header changed"
     return Outcome("redirect", data[14:])
+
+
+def fill_edge(maps: map_io.Maps, wanted: edge_state.EdgeWanted) -> None:
+    """Make an edge's maps say this."""
+    map_io.write(maps, edge_maps.plan(wanted, edge_state.read(maps), libbpf.possible_cpus())[1])
+
+
+def fill_worker(maps: map_io.Maps, wanted: worker_maps.WorkerWanted) -> None:
+    """Make a worker's maps say this."""
+    map_io.write(maps, worker_maps.plan(wanted, worker_maps.read(maps), libbpf.possible_cpus())[1])
+
+
+def on_edge(box: Box, wanted: edge_state.EdgeWanted) -> edge_state.EdgeWanted:
+    """The same on the interfaces that an edge has, and its maps say so."""
+    config = edge_state.read(box.maps).config
+    indices = {name: config[name] for name in ("wireguard_ifindex", "uplink_ifindex")}
+    fill_edge(box.maps, wanted := replace(wanted, **indices))
+    return wanted
+
+
+def on_worker(box: Box, wanted: worker_maps.WorkerWanted) -> worker_maps.WorkerWanted:
+    """The same for a worker."""
+    config = worker_maps.read(box.maps).config
+    indices = {name: config[name] for name in ("wireguard_ifindex", "container_ifindex")}
+    fill_worker(box.maps, wanted := replace(wanted, **indices))
+    return wanted
 
 
 def count_what_is_left(box: Box, interface: str) -> Callable[[], int]:

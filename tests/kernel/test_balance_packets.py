@@ -28,9 +28,7 @@ from ansible_collections.edgewire.fleet.plugins.module_utils.verify import probe
 from ansible_collections.edgewire.fleet.tests.kernel.bpf_support import (
     ASK,
     BOX_MAC,
-    BRIDGE_MAC,
     CLIENT_MAC,
-    CONTAINER_MAC,
     ECHO_CONTAINER_PORT,
     ECHO_PORT,
     EDGE2_RELAYS,
@@ -55,6 +53,7 @@ from ansible_collections.edgewire.fleet.tests.kernel.bpf_support import (
     WorkerBox,
     backend_of,
     build_of,
+    container_frame,
     cut,
     datagram,
     desired,
@@ -471,7 +470,7 @@ def test_a_flow_that_was_silent_too_long_is_returned(worker_box: WorkerBox, net:
     age(worker_box, 54)
     expect_taken(worker_box, net, asked(net))
     age(worker_box, 54)
-    worker_box.wire.send(from_container(answer(net)))
+    worker_box.wire.send(container_frame(answer(net)))
     worker_box.tun.read()
     age(worker_box, 54)
     expect_taken(worker_box, net, asked(net))
@@ -578,11 +577,6 @@ def answer(net: Net, payload: bytes = b"answer", **more: object) -> bytes:
     return datagram(net.container, net.client, ECHO_CONTAINER_PORT, SPORT, payload, **more)
 
 
-def from_container(packet: bytes) -> bytes:
-    """In a frame to the bridge."""
-    return frame(packet, source=CONTAINER_MAC, destination=BRIDGE_MAC)
-
-
 @pytest.mark.parametrize("options", [{}, {"tos": 184, "ttl": 2}, {"options": [b"\x01" * 40]}, {"zero_checksum": True}])
 def test_a_direct_reply_leaves_by_the_workers_own_uplink(
     uplink_box: tuple[WorkerBox, Wire], net: Net, options: dict[str, object]
@@ -594,7 +588,7 @@ def test_a_direct_reply_leaves_by_the_workers_own_uplink(
     box.tun.write(request(net))
     box.wire.read()
     packet, watch = answer(net, **options), box.watch()
-    box.wire.send(from_container(packet))
+    box.wire.send(container_frame(packet))
     sent = translated(
         answer(net, **{**options, "ttl": int(str(options.get("ttl", 64))) - 1}), source=net.echo_vip, sport=ECHO_PORT
     )
@@ -611,7 +605,7 @@ def test_fragments_of_a_direct_reply(uplink_box: tuple[WorkerBox, Wire], net: Ne
     box.wire.read()
     fragments, watch = cut(answer(net, bytes(range(250)) * 16), 77), box.watch()
     for i in order:
-        box.wire.send(from_container(fragments[i]))
+        box.wire.send(container_frame(fragments[i]))
     sent = cut(translated(answer(net, bytes(range(250)) * 16, ttl=63), source=net.echo_vip, sport=ECHO_PORT), 77)
     expected = sorted(frame(packet, source=BOX_MAC, destination=CLIENT_MAC).hex() for packet in sent)
     assert sorted(uplink.read().hex() for _ in order) == expected
@@ -624,8 +618,8 @@ def test_direct_replies_expire_too(uplink_box: tuple[WorkerBox, Wire], net: Net)
     box.tun.write(request(net))
     box.wire.read()
     watch = box.watch()
-    box.wire.send(from_container(answer(net, ttl=1)))
-    box.wire.send(from_container(answer(net, b"marker")))
+    box.wire.send(container_frame(answer(net, ttl=1)))
+    box.wire.send(container_frame(answer(net, b"marker")))
     assert uplink.read().endswith(b"marker")
     assert watch.change().drops == {"ttl_expired": 1}
 
@@ -640,11 +634,11 @@ def test_the_way_of_replies_changes_with_the_next_packet(uplink_box: tuple[Worke
     assert told["uplink"] == "eth0"
     assert {e["container_port"] for e in told["endpoints"] if e["reply"] == "direct"} == {ECHO_CONTAINER_PORT}
     contents.ensure("worker", WORKER_PARAMS)
-    box.wire.send(from_container(answer(net)))
+    box.wire.send(container_frame(answer(net)))
     uplink.read()
     box.tun.write(request(net))
     box.wire.read()
-    box.wire.send(from_container(answer(net)))
+    box.wire.send(container_frame(answer(net)))
     inner = translated(answer(net), source=net.echo_vip, sport=ECHO_PORT)
     assert box.tun.read() == wrapped(inner, net.worker_relay, net.edge_relay, net.echo_endpoint, net.client, 63)
 
@@ -657,7 +651,7 @@ def test_a_direct_reply_without_an_uplink(uplink_box: tuple[WorkerBox, Wire], ne
     none = layout.WORKER_CONFIG.pack({**config, "uplink_ifindex": 0})
     map_io.write(box.maps, [("ew_config", layout.U32.of(0), none)])
     watch = box.watch()
-    box.wire.send(from_container(answer(net)))
+    box.wire.send(container_frame(answer(net)))
     box.tun.write(request(net))  # its arrival says that the answer was dealt with
     box.wire.read()
     assert watch.change().drops == {"not_configured": 1}
@@ -765,7 +759,7 @@ def test_the_new_worker_takes_them_and_answers_the_former_one(worker_box: Worker
         assert worker_box.wire.read()[14:] == datagram(
             net.client, net.container, SPORT, ECHO_CONTAINER_PORT, b"query", ttl=62
         )
-    worker_box.wire.send(from_container(answer(net)))
+    worker_box.wire.send(container_frame(answer(net)))
     reply = passing(net, net.worker_relay, net.worker2_relay, answered_by_echo(net), ttl=63)
     assert worker_box.tun.read() == reply
 

@@ -36,6 +36,7 @@ from ansible_collections.edgewire.fleet.tests.kernel.bpf_support import (
     Net,
     Programs,
     WorkerBox,
+    container_frame,
     cut,
     cut6,
     datagram,
@@ -178,7 +179,7 @@ class WorkerOut(Way):
         return cut(packet, ident, mtu), expected
 
     def come(self, fragment: bytes) -> None:
-        self.box.wire.send(frame(fragment, source=CONTAINER_MAC, destination=BRIDGE_MAC))
+        self.box.wire.send(container_frame(fragment))
 
     def leave(self) -> bytes:
         return self.box.tun.read()

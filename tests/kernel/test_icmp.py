@@ -31,6 +31,7 @@ from ansible_collections.edgewire.fleet.tests.kernel.bpf_support import (
     Net,
     WorkerBox,
     addresses_of,
+    container_frame,
     cut,
     datagram,
     events,
@@ -617,10 +618,9 @@ def test_a_containers_other_errors_are_the_hosts(worker_box: WorkerBox, net: Net
     ]
     if net is V4:
         others += [about_request(net, flags="MF"), about_request(net, options=[IPOption(b"\x01" * 4)])]
-    mac = {"source": "02:00:00:00:88:53", "destination": "02:00:00:00:88:01"}
     for packet in others:
-        worker_box.wire.send(frame(packet, **mac))
-    worker_box.wire.send(frame(about_request(net), **mac))
+        worker_box.wire.send(container_frame(packet))
+    worker_box.wire.send(container_frame(about_request(net)))
     got = worker_box.tun.read()
     assert got[net.header + net.option + 8 :] == datagram(net.client, net.echo_vip, SPORT, ECHO_PORT)
     assert counted.moved() == ({}, {"error_relayed": 1})

@@ -14,17 +14,11 @@ import socket
 import struct
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import islice
 
 import pytest
-from ansible_collections.edgewire.fleet.plugins.module_utils.bpf import (
-    edge_maps,
-    edge_state,
-    layout,
-    libbpf,
-    map_io,
-    worker_maps,
-)
+from ansible_collections.edgewire.fleet.plugins.module_utils.bpf import edge_state, layout, map_io, worker_maps
 from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.edge_state import BackendWanted, ServiceWanted
 from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.filters import (
     HIGHEST_RATE,
@@ -66,6 +60,10 @@ from ansible_collections.edgewire.fleet.tests.kernel.model_support import (
     Runner,
     Through,
     Uplink,
+    fill_edge,
+    fill_worker,
+    on_edge,
+    on_worker,
     renewing,
     stats_indices,
     tc_verdict,
@@ -422,16 +420,6 @@ def packets_of(good: Sequence[bytes], start: int, share: float = 1.0) -> Iterato
     yield from islice(made, int(PACKETS * share))
 
 
-def fill_edge(maps: map_io.Maps, wanted: edge_state.EdgeWanted) -> None:
-    """Make an edge's maps say this."""
-    map_io.write(maps, edge_maps.plan(wanted, edge_state.read(maps), libbpf.possible_cpus())[1])
-
-
-def fill_worker(maps: map_io.Maps, wanted: worker_maps.WorkerWanted) -> None:
-    """Make a worker's maps say this."""
-    map_io.write(maps, worker_maps.plan(wanted, worker_maps.read(maps), libbpf.possible_cpus())[1])
-
-
 def assert_deep(comparison: Comparison, *actions: str) -> None:
     """The packets were worth it: the program took each of these ways. Where there are too few for all: it took some."""
     print(dict(comparison.actions))
@@ -442,7 +430,7 @@ def assert_deep(comparison: Comparison, *actions: str) -> None:
 
 @pytest.mark.parametrize("dead", [frozenset(), frozenset({"worker2"}), frozenset({"worker1", "worker2"})])
 def test_edge_xdp_does_what_the_model_says(edge_programs: Programs, dead: frozenset[str]) -> None:
-    wanted = edge_state.EdgeWanted(**{**vars(EDGE), "dead_workers": dead})
+    wanted = replace(EDGE, dead_workers=dead)
     comparison = compare_xdp(edge_programs, wanted, 0.1 if dead else 1.6)
     ways = {"pass", "relay_from_outside", "malformed", "follow", "time_exceeded", "too_big", "icmp", "no_backend"}
     ways |= {"options_too_long", "source_denied", "source_rate", "service_rate"}
@@ -450,7 +438,7 @@ def test_edge_xdp_does_what_the_model_says(edge_programs: Programs, dead: frozen
 
 
 def test_edge_xdp_drops_what_no_service_wants_as_the_model_says(edge_programs: Programs) -> None:
-    wanted = edge_state.EdgeWanted(**{**vars(EDGE), "drop_unserved": True})
+    wanted = replace(EDGE, drop_unserved=True)
     comparison = compare_xdp(edge_programs, wanted, 0.2)
     assert_deep(comparison, "pass", "relay", "follow", "not_a_service")
 
@@ -471,10 +459,7 @@ def one_station(frames: Iterator[bytes]) -> Iterator[bytes]:
 def test_the_uplink_does_what_the_model_says(edge_box: EdgeBox, may_send: bool) -> None:
     """edge_handoff needs the mark that edge_xdp leaves, and a test run of the kernel's has no room for one."""
     maps = edge_box.maps
-    config = edge_state.read(maps).config
-    indices_of_box = {name: config[name] for name in ("wireguard_ifindex", "uplink_ifindex")}
-    wanted = edge_state.EdgeWanted(**{**vars(EDGE), **indices_of_box, "drop_unserved": not may_send})
-    fill_edge(maps, wanted)
+    wanted = on_edge(edge_box, replace(EDGE, drop_unserved=not may_send))
     indices = filter_indices(maps)
 
     def renew() -> None:
@@ -559,11 +544,7 @@ def test_edge_egress_does_what_the_model_says(edge_box: Box) -> None:
     for gateway in (V4.client, V6.client):
         edge_box.ns.run("ip", "route", "replace", gateway, "dev", "eth0")
         edge_box.ns.run("ip", "route", "replace", "default", "via", gateway, "dev", "eth0")
-    config = edge_state.read(edge_box.maps).config
-    wanted = edge_state.EdgeWanted(
-        **{**vars(EDGE), **{name: config[name] for name in ("wireguard_ifindex", "uplink_ifindex")}}
-    )
-    fill_edge(edge_box.maps, wanted)
+    wanted = on_edge(edge_box, EDGE)
     comparison = Comparison(
         "edge",
         edge_box.maps,
@@ -577,11 +558,7 @@ def test_edge_egress_does_what_the_model_says(edge_box: Box) -> None:
 
 
 def test_worker_ingress_does_what_the_model_says(worker_box: WorkerBox) -> None:
-    config = worker_maps.read(worker_box.maps).config
-    wanted = worker_maps.WorkerWanted(
-        **{**vars(WORKER), **{name: config[name] for name in ("wireguard_ifindex", "container_ifindex")}}
-    )
-    fill_worker(worker_box.maps, wanted)
+    wanted = on_worker(worker_box, WORKER)
     flows: dict[worker.FlowKey, worker.Flow] = {}
     tables = worker_tables(wanted, flows)
     comparison = Comparison(
@@ -639,7 +616,7 @@ def write_flows(maps: map_io.Maps, flows: dict[worker.FlowKey, worker.Flow], ind
 # An uplink or none; and whether errors may be sent.
 @pytest.mark.parametrize(("uplink_ifindex", "may_send"), [(1, True), (0, False)])
 def test_worker_egress_does_what_the_model_says(worker_programs: Programs, uplink_ifindex: int, may_send: bool) -> None:
-    wanted = worker_maps.WorkerWanted(**{**vars(WORKER), "uplink_ifindex": uplink_ifindex})
+    wanted = replace(WORKER, uplink_ifindex=uplink_ifindex)
     maps = worker_programs.maps
     fill_worker(maps, wanted)
     flows = flows_of_worker()

@@ -42,6 +42,7 @@ from ansible_collections.edgewire.fleet.tests.kernel.bpf_support import (
     WorkerBox,
     addresses_of,
     build_of,
+    container_frame,
     datagram,
     desired,
     examples,
@@ -85,11 +86,6 @@ def ping(source: str, destination: str) -> bytes:
     if ":" in source:
         return bytes(IPv6(src=source, dst=destination) / ICMPv6EchoRequest())
     return bytes(IP(src=source, dst=destination) / ICMP())
-
-
-def container_frame(packet: bytes) -> bytes:
-    """A frame from the container to its gateway."""
-    return frame(packet, source=CONTAINER_MAC, destination=BRIDGE_MAC)
 
 
 # --- worker_egress by BPF_PROG_TEST_RUN ------------------------------------------------------------------------------
