@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import ipaddress
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 from ansible_collections.edgewire.fleet.plugins.module_utils.bpf import contents, forwarder, layout
@@ -39,6 +40,7 @@ from ansible_collections.edgewire.fleet.tests.kernel.bpf_support import (
     Net,
     Programs,
     Watch,
+    Wire,
     WorkerBox,
     addresses_of,
     build_of,
@@ -56,6 +58,7 @@ from ansible_collections.edgewire.fleet.tests.kernel.bpf_support import (
     packed,
     payload_of,
     ports_of,
+    quiet,
     relay_packet,
     translated,
     udp_checksum_of,
@@ -70,10 +73,14 @@ from scapy.layers.inet import ICMP, IP, TCP
 from scapy.layers.inet6 import ICMPv6EchoRequest, IPv6
 from scapy.layers.l2 import ARP, Ether
 
+if TYPE_CHECKING:
+    from ansible_collections.edgewire.fleet.tests.kernel.conftest import Netns
+
 pytest_plugins = ["ansible_collections.edgewire.fleet.tests.kernel.bpf_support"]
 pytestmark = pytest.mark.kernel
 
 SPORT = 40_000
+OTHER_CONTAINER_MAC = "02:00:00:00:88:54"
 
 
 def tcp(source: str, destination: str) -> bytes:
@@ -335,10 +342,12 @@ def relayed_request(net: Net, inner: bytes | None = None, **more: object) -> byt
     return relay_packet(inner=inner or request(net), **relay)
 
 
-def delivered(net: Net, relay: bytes, port: int = ECHO_CONTAINER_PORT, vip: str | None = None) -> bytes:
+def delivered(
+    net: Net, relay: bytes, port: int = ECHO_CONTAINER_PORT, vip: str | None = None, container: str | None = None
+) -> bytes:
     """What the container gets for a relay packet: DNAT to it, checksums computed afresh."""
     sent = unwrapped(relay, net.client, vip or net.echo_vip, hops_left(relay) - 1)
-    return translated(sent, destination=net.container, dport=port)
+    return translated(sent, destination=container or net.container, dport=port)
 
 
 def expect_at_container(box: WorkerBox, packet: bytes) -> bytes:
@@ -651,6 +660,71 @@ def test_the_port_that_the_client_used_is_what_it_is_answered_from(worker_box: W
     inner = datagram(net.dns_vip, net.client, PORT, SPORT)
     expected = wrapped(inner, net.worker_relay, net.edge_relay, net.dns_endpoint, net.client, 63)
     assert worker_box.tun.read() == expected
+
+
+@pytest.fixture
+def other_wire(worker_box: WorkerBox, make_netns: Callable[[], Netns]) -> Iterator[Wire]:
+    """The end of the bridge that a second container has. The bridge knows who is where, and floods nothing."""
+    ns, container = worker_box.ns, make_netns()
+    quiet(container)
+    ns.run("ip", "link", "add", "veth1", "type", "veth", "peer", "name", "eth0", "netns", container.name)
+    container.run("ip", "link", "set", "eth0", "address", OTHER_CONTAINER_MAC, "up")
+    ns.run("ip", "link", "set", "veth1", "master", "podman0", "up")
+    for port, mac in (("veth0", CONTAINER_MAC), ("veth1", OTHER_CONTAINER_MAC)):
+        ns.run("bridge", "fdb", "replace", mac, "dev", port, "master", "static")
+    for net in (V4, V6):
+        neighbour = (net.other_container, "lladdr", OTHER_CONTAINER_MAC, "dev", "podman0", "nud", "permanent")
+        ns.run("ip", "neighbour", "replace", *neighbour)
+    wire = Wire(container, "eth0")
+    yield wire
+    wire.close()
+
+
+class Leads(NamedTuple):
+    """Where an endpoint leads to."""
+
+    endpoint_id: int
+    vip: str
+    port: int
+    container_address: str
+    container_port: int
+
+    @property
+    def entry(self) -> dict[str, object]:
+        """As the plan has it."""
+        return {"service": f"service {self.endpoint_id}", "last_port": self.port, **self._asdict()}
+
+
+def test_each_endpoint_of_a_worker_has_its_own_container_and_its_own_way_back(
+    worker_box: WorkerBox, other_wire: Wire, net: Net
+) -> None:
+    """One client asks them all from one port; they answer in another order."""
+    wires = {net.container: (worker_box.wire, CONTAINER_MAC), net.other_container: (other_wire, OTHER_CONTAINER_MAC)}
+    endpoints = (
+        Leads(net.id(1), net.vip(7), 7, net.container, 7007),
+        Leads(net.id(2), net.vip(8), 8, net.container, 7008),
+        Leads(net.id(3), net.vip(9), 7, net.other_container, 7007),
+        Leads(net.id(4), net.vip(7), 7, net.other_container, 9007),  # another backend of the first one's service
+    )
+    contents.ensure("worker", {**WORKER_PARAMS, "endpoints": [endpoint.entry for endpoint in endpoints]})
+    watch = worker_box.watch()
+    for leads in endpoints:
+        relay = relayed_request(net, request(net, vip=leads.vip, port=leads.port), endpoint_id=leads.endpoint_id)
+        worker_box.tun.write(relay)
+        wire, mac = wires[leads.container_address]
+        packet = delivered(net, relay, leads.container_port, leads.vip, leads.container_address)
+        assert wire.read().hex() == frame(packet, source=BRIDGE_MAC, destination=mac).hex(), leads
+    assert not any(wire.take() for wire, _ in wires.values()), "and to nobody else"
+    for leads in reversed(endpoints):
+        wire, mac = wires[leads.container_address]
+        answer = datagram(leads.container_address, net.client, leads.container_port, SPORT)
+        wire.send(frame(answer, source=mac, destination=BRIDGE_MAC))
+        inner = datagram(leads.vip, net.client, leads.port, SPORT)
+        expected = wrapped(inner, net.worker_relay, net.edge_relay, leads.endpoint_id, net.client, 63)
+        assert worker_box.tun.read().hex() == expected.hex(), leads
+    size = 4 * len(inner)
+    counted = {"in_packets": 4, "in_bytes": size, "out_packets": 4, "out_bytes": size}
+    assert (watch.change().drops, watch.change().stats) == ({}, counted)
 
 
 def test_the_families_do_not_mix(worker_box: WorkerBox) -> None:
