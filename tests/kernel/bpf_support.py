@@ -9,6 +9,7 @@ test modules also import from).
 
 from __future__ import annotations
 
+import base64
 import fcntl
 import json
 import os
@@ -48,6 +49,8 @@ from ansible_collections.edgewire.fleet.plugins.module_utils.bpf import (
 )
 from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.programs import HOOKS, Desired
 from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.relays import Relays
+from ansible_collections.edgewire.fleet.plugins.module_utils.plan.build import plan_fleet
+from ansible_collections.edgewire.fleet.plugins.module_utils.plan.render import Renderer
 from ansible_collections.edgewire.fleet.plugins.plugin_utils.bpf_sources import source_of
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -982,6 +985,30 @@ WORKER_PARAMS: dict[str, Any] = {
         )
     ],
 }
+
+
+LISTED_NUMBER = 20  # of the VIPs of the service that :func:`planned` plans
+
+
+def planned(ports: Sequence[int | str], container_port: int | None = None) -> dict[str, dict[str, Any]]:
+    """What the planner makes of a service's ports, by role: a service "listed" of both families, and nothing else.
+
+    Edge and worker have the relay addresses that they have here everywhere.
+    """
+    backend = {"worker": "worker1", "address": V4.container, "address_ipv6": V6.container, "port": container_port}
+    vips = [net.vip(LISTED_NUMBER) for net in (V4, V6)]
+    hosts = {
+        name: {"edgewire_id": number, "edgewire_endpoint_address": f"198.18.0.{number}"}
+        for name, number in (("edge1", 1), ("worker1", 3))
+    }
+    inventory: dict[str, Any] = {
+        "hosts": hosts,
+        "groups": {"edgewire_edges": ["edge1"], "edgewire_workers": ["worker1"]},
+        "vars": {"edgewire_services": [{"name": "listed", "vips": vips, "ports": ports, "backends": [backend]}]},
+    }
+    keys = {name: base64.b64encode(name.ljust(32).encode()).decode() for name in hosts}
+    rendered = [json.loads(Renderer().render(plan)) for plan in plan_fleet(inventory, keys).hosts]
+    return {role: plan[role] for plan in rendered for role in ("edge", "worker") if role in plan}
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from functools import partial
 
 import pytest
-from ansible_collections.edgewire.fleet.plugins.module_utils.bpf import direct, forwarder, layout
+from ansible_collections.edgewire.fleet.plugins.module_utils.bpf import contents, direct, forwarder, layout
 from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.edge_state import (
     BackendWanted,
     Entry,
@@ -32,6 +32,7 @@ from ansible_collections.edgewire.fleet.tests.kernel.bpf_support import (
     GAMES_LAST_PORT,
     GAMES_PORT,
     HOP_BY_HOP,
+    LISTED_NUMBER,
     PORT,
     ROUTING,
     V4,
@@ -56,6 +57,7 @@ from ansible_collections.edgewire.fleet.tests.kernel.bpf_support import (
     ip_checksum_ok,
     packed,
     payload_of,
+    planned,
     ports_of,
     relay_packet,
     source_of_packet,
@@ -947,21 +949,44 @@ def test_ordinary_overlay_traffic_passes(edge_box: Box, net: Net) -> None:
     assert (watch.change().drops, watch.change().stats) == ({}, {})
 
 
+def expect_there_and_back(box: Box, net: Net, vip: str, port: int, endpoint_id: int) -> None:
+    """A client's packet to a port goes to this endpoint, and its answer from there to the client."""
+    packet = datagram(net.client, vip, SPORT, port)
+    box.wire.send(frame(packet))
+    out = box.tun.read()
+    assert out.hex() == wrapped(packet, net.edge_relay, net.worker_relay, endpoint_id, net.client, 63).hex(), port
+    box.tun.write(reply(net, datagram(vip, net.client, port, SPORT), endpoint_id=endpoint_id))
+    expect_at_client(box, datagram(vip, net.client, port, SPORT, ttl=62))
+
+
 def test_a_second_service_has_its_own_way(edge_box: Box, net: Net) -> None:
-    packet = datagram(net.client, net.echo_vip, SPORT, ECHO_PORT)
-    edge_box.wire.send(frame(packet))
-    out = edge_box.tun.read()
-    assert out.hex() == wrapped(packet, net.edge_relay, net.worker_relay, net.echo_endpoint, net.client, 63).hex()
-    edge_box.tun.write(reply(net, datagram(net.echo_vip, net.client, ECHO_PORT, SPORT), endpoint_id=net.echo_endpoint))
-    expect_at_client(edge_box, datagram(net.echo_vip, net.client, ECHO_PORT, SPORT, ttl=62))
+    expect_there_and_back(edge_box, net, net.echo_vip, ECHO_PORT, net.echo_endpoint)
 
 
 @pytest.mark.parametrize("port", [GAMES_PORT, 10_050, GAMES_LAST_PORT])
 def test_a_port_of_a_range_there_and_back(edge_box: Box, net: Net, port: int) -> None:
-    packet = datagram(net.client, net.games_vip, SPORT, port)
-    edge_box.wire.send(frame(packet))
-    out = edge_box.tun.read()
-    assert out.hex() == wrapped(packet, net.edge_relay, net.worker_relay, net.games_endpoint, net.client, 63).hex()
-    back = datagram(net.games_vip, net.client, port, SPORT)
-    edge_box.tun.write(reply(net, back, endpoint_id=net.games_endpoint))
-    expect_at_client(edge_box, datagram(net.games_vip, net.client, port, SPORT, ttl=62))
+    expect_there_and_back(edge_box, net, net.games_vip, port, net.games_endpoint)
+
+
+def test_a_service_of_two_ports_and_a_range_has_these_and_no_others(edge_box: Box, net: Net) -> None:
+    """Each of the three has an endpoint of its own, and no other's answers are taken for its own."""
+    params, vip = planned([7, "10-19", 30])["edge"], net.vip(LISTED_NUMBER)
+    contents.ensure("edge", {**params, "drop_unserved": True})
+    endpoints = {
+        service["port"]: service["backends"][0]["endpoint_id"]
+        for service in params["services"]
+        if service["vip"] == vip
+    }
+    assert set(endpoints) == {7, 10, 30}
+    inside, outside = {7: 7, 10: 10, 11: 10, 18: 10, 19: 10, 30: 30}, (0, 6, 8, 9, 20, 29, 31)
+    watch = edge_box.watch()
+    for port, first in inside.items():
+        expect_there_and_back(edge_box, net, vip, port, endpoints[first])
+    for port in outside:
+        edge_box.wire.send(frame(datagram(net.client, vip, SPORT, port)))
+        edge_box.tun.write(reply(net, datagram(vip, net.client, port, SPORT), endpoint_id=endpoints[10]))
+    edge_box.tun.write(reply(net, datagram(vip, net.client, 30, SPORT), endpoint_id=endpoints[7]))
+    expect_there_and_back(edge_box, net, vip, 7, endpoints[7])  # what comes next at either end is this
+    change = watch.change()
+    assert change.drops == {"not_a_service": len(outside), "wrong_port": len(outside) + 1}
+    assert (change.stats["in_packets"], change.stats["out_packets"]) == (len(inside) + 1, len(inside) + 1)

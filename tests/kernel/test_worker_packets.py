@@ -29,6 +29,7 @@ from ansible_collections.edgewire.fleet.tests.kernel.bpf_support import (
     GAMES_LAST_PORT,
     GAMES_PORT,
     HOP_BY_HOP,
+    LISTED_NUMBER,
     PORT,
     ROUTING,
     TC_DROP,
@@ -57,6 +58,7 @@ from ansible_collections.edgewire.fleet.tests.kernel.bpf_support import (
     ip_checksum_ok,
     packed,
     payload_of,
+    planned,
     ports_of,
     quiet,
     relay_packet,
@@ -660,6 +662,37 @@ def test_the_port_that_the_client_used_is_what_it_is_answered_from(worker_box: W
     inner = datagram(net.dns_vip, net.client, PORT, SPORT)
     expected = wrapped(inner, net.worker_relay, net.edge_relay, net.dns_endpoint, net.client, 63)
     assert worker_box.tun.read() == expected
+
+
+@pytest.mark.parametrize(
+    ("ports", "container_port", "expected"),
+    [
+        ([7, "10-19", 30], None, {7: 7, 10: 10, 19: 19, 30: 30}),
+        ([7, 8, 30], ECHO_CONTAINER_PORT, dict.fromkeys((7, 8, 30), ECHO_CONTAINER_PORT)),
+    ],
+    ids=["the same ports", "one port for all"],
+)
+def test_the_ports_of_a_list_lead_to_the_containers_and_back(
+    worker_box: WorkerBox, net: Net, ports: list[int | str], container_port: int | None, expected: dict[int, int]
+) -> None:
+    params, vip = planned(ports, container_port)["worker"], net.vip(LISTED_NUMBER)
+    contents.ensure("worker", params)
+    endpoints = {
+        port: endpoint["endpoint_id"]
+        for endpoint in params["endpoints"]
+        for port in range(endpoint["port"], endpoint["last_port"] + 1)
+        if endpoint["vip"] == vip
+    }
+    for port, inside in expected.items():
+        inner = datagram(net.client, vip, SPORT + port, port)
+        relay = relayed_request(net, inner, endpoint_id=endpoints[port])
+        worker_box.tun.write(relay)
+        expect_at_container(worker_box, delivered(net, relay, inside, vip))
+    for port, inside in reversed(expected.items()):
+        worker_box.wire.send(container_frame(datagram(net.container, net.client, inside, SPORT + port)))
+        answer = datagram(vip, net.client, port, SPORT + port)
+        wanted = wrapped(answer, net.worker_relay, net.edge_relay, endpoints[port], net.client, 63)
+        assert worker_box.tun.read().hex() == wanted.hex(), port
 
 
 @pytest.fixture
