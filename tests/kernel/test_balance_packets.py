@@ -5,9 +5,11 @@
 from __future__ import annotations
 
 import json
+import socket
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -51,6 +53,7 @@ from ansible_collections.edgewire.fleet.tests.kernel.bpf_support import (
     Watch,
     Wire,
     WorkerBox,
+    addresses_of,
     backend_of,
     build_of,
     container_frame,
@@ -63,13 +66,19 @@ from ansible_collections.edgewire.fleet.tests.kernel.bpf_support import (
     frame,
     hops_left,
     in_stage,
+    ip_checksum_ok,
     make_edge_interfaces,
     make_worker_interfaces,
+    packed,
+    payload_of,
+    ports_of,
     relay_packet,
     relays_of,
     translated,
     tunnel_of,
     udp_checksum_of,
+    udp_checksum_ok,
+    udp_socket,
     unwrapped,
     wrapped,
 )
@@ -611,6 +620,51 @@ def test_fragments_of_a_direct_reply(uplink_box: tuple[WorkerBox, Wire], net: Ne
     assert sorted(uplink.read().hex() for _ in order) == expected
     counted = {"out_packets": 3, "out_bytes": sum(map(len, fragments))}
     assert (watch.change().drops, watch.change().stats) == ({}, counted)
+
+
+def expect_at_uplink(net: Net, uplink: Wire, payload: bytes) -> None:
+    """What leaves the uplink next is the VIP's answer with this payload, whatever id and flags its kernel chose."""
+    data = uplink.read()
+    packet = data[14:]
+    assert data[:14] == frame(packet, source=BOX_MAC, destination=CLIENT_MAC)[:14]
+    assert addresses_of(packet) == packed(net.echo_vip) + packed(net.client)
+    assert (ports_of(packet), hops_left(packet)) == ((ECHO_PORT, SPORT), 63)
+    assert payload_of(packet) == payload
+    assert ip_checksum_ok(packet)
+    assert udp_checksum_ok(packet)
+
+
+@contextmanager
+def application_of(box: WorkerBox, net: Net) -> Iterator[socket.socket]:
+    """The application of "echo", which the client has asked. The uplink's kernel does what it left to the device."""
+    box.ns.run("ethtool", "--offload", "eth0", "tx", "off")
+    with udp_socket(box.container, net.container, ECHO_CONTAINER_PORT) as application:
+        box.tun.write(request(net))
+        assert application.recvfrom(100)[1][:2] == (net.client, SPORT)
+        yield application
+
+
+def test_a_direct_answer_whose_checksum_is_left_to_the_device(uplink_box: tuple[WorkerBox, Wire], net: Net) -> None:
+    box, uplink = uplink_box
+    with application_of(box, net) as application:
+        for payload in (b"", b"odd", b"even", bytes(1452)):
+            application.sendto(payload, (net.client, SPORT))
+            expect_at_uplink(net, uplink, payload)
+
+
+@pytest.mark.parametrize("size", [1452, 999, 1])
+def test_every_segment_of_a_direct_answer_is_the_vips(uplink_box: tuple[WorkerBox, Wire], net: Net, size: int) -> None:
+    """Also of segments that WireGuard could not carry: they do not go that way."""
+    box, uplink = uplink_box
+    with application_of(box, net) as application:
+        watch = box.watch()
+        application.setsockopt(socket.IPPROTO_UDP, 103, size)  # UDP_SEGMENT (linux/udp.h)
+        payload = (bytes(range(250)) * 15)[: size * 40]
+        application.sendto(payload, (net.client, SPORT))
+        for start in range(0, len(payload), size):
+            expect_at_uplink(net, uplink, payload[start : start + size])
+        sent = {"out_packets": 1, "out_bytes": net.header + 8 + len(payload)}
+        assert (watch.change().drops, watch.change().stats) == ({}, sent), "one packet until the uplink cuts it"
 
 
 def test_direct_replies_expire_too(uplink_box: tuple[WorkerBox, Wire], net: Net) -> None:
