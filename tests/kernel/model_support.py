@@ -293,6 +293,7 @@ class Comparison:
     :ivar model: packet to outcome.
     :ivar program: packet to outcome, without reason and count.
     :ivar knows: whether the program's outcome of a packet can be seen; the counters are compared in any case.
+    :ivar packets: how many went through both.
     """
 
     role: str
@@ -301,12 +302,14 @@ class Comparison:
     program: Callable[[bytes], Outcome]
     knows: Callable[[bytes], bool] = lambda packet: True
     actions: Counter[str] = field(default_factory=Counter)
+    packets: int = 0
 
     def run(self, packets: Iterable[bytes]) -> None:
         """Send packets through both; fails on the first that differs."""
         batch: list[bytes] = []
         self._indices = stats_indices(self.maps, self.role)
         for packet in packets:
+            self.packets += 1
             batch.append(packet)
             if len(batch) == BATCH:
                 self._compare(batch)

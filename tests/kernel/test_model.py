@@ -2,8 +2,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The programs beside their specification (tests/model), on good packets and on mutated ones.
 
-``make fuzz`` runs this file with a million packets and more, and a seed of its own; EDGEWIRE_FUZZ_PACKETS and
-EDGEWIRE_FUZZ_SEED say otherwise. A failure shows the packet, what the model says of it and what the program did.
+``make fuzz`` runs this file with more than a million packets for the kernel's test run alone, and a seed of its own;
+EDGEWIRE_FUZZ_PACKETS and EDGEWIRE_FUZZ_SEED say otherwise. A failure shows the packet, what the model says of it and
+what the program did.
 """
 
 from __future__ import annotations
@@ -422,7 +423,7 @@ def packets_of(good: Sequence[bytes], start: int, share: float = 1.0) -> Iterato
 
 def assert_deep(comparison: Comparison, *actions: str) -> None:
     """The packets were worth it: the program took each of these ways. Where there are too few for all: it took some."""
-    print(dict(comparison.actions))
+    print(f"{comparison.packets} packets: {dict(comparison.actions)}")
     assert comparison.actions
     if PACKETS >= DEEP:
         assert set(actions) <= set(comparison.actions), set(actions) - set(comparison.actions)
