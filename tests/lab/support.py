@@ -29,6 +29,7 @@ CLIENTS = {"client1": "198.51.100.11", "client2": "198.51.100.12"}
 CLIENTS6 = {"client1": "2001:db8:c::11", "client2": "2001:db8:c::12"}
 DNS_VIP, ECHO_VIP, RANGE_VIP, ANY_VIP = "203.0.113.53", "203.0.113.7", "203.0.113.99", "203.0.113.98"
 DNS_VIP6, ECHO_VIP6, RANGE_VIP6, ANY_VIP6 = "2001:db8:53::53", "2001:db8:53::7", "2001:db8:53::99", "2001:db8:53::98"
+POOL_VIP, POOL_VIP6 = "203.0.113.97", "2001:db8:53::97"
 DIG = ("dig", "+short", "+time=2", "+tries=1")
 
 # Runs in the client's box: datagrams on a connected socket until one comes back, each as long as the path is said to

@@ -99,6 +99,7 @@ def test_ids_and_services_are_in_the_inventory(lab: Lab) -> None:
         "iperf",
         "http3",
         "any",
+        "pool",
     ]
 
 
