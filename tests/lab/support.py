@@ -230,6 +230,22 @@ def map_id(lab: Lab, box: str, interface: str, name: str) -> int:
     return int(next(found["id"] for found in maps if found["name"] == name))
 
 
+@contextmanager
+def more_addresses(lab: Lab, box: str, *addresses: str) -> Iterator[None]:
+    """Addresses that a box has for a while."""
+
+    def each(did: str) -> None:
+        script = f'for address in "$@"; do ip address {did} $address dev eth0; done'
+        hosts = [f"{address}/{128 if ':' in address else 32}" for address in addresses]
+        lab.run(box, "sh", "-c", script, "sh", *hosts, check=False)
+
+    each("replace")
+    try:
+        yield
+    finally:
+        each("delete")
+
+
 FAMILIES = {"IPv4": DNS_VIP, "IPv6": DNS_VIP6}
 # Asks which worker answers, from one socket a port, again and again until a file is there; says who answered each. The
 # last round begins after the file was seen: what a slow round before waited for in vain says nothing of the end.

@@ -14,7 +14,20 @@ from typing import TYPE_CHECKING
 import pytest
 import yaml
 
-from .support import CLIENTS, CLIENTS6, DNS_VIP, DNS_VIP6, ECHO_VIP, ECHO_VIP6, answer, run_after, told_by
+from .support import (
+    DNS_VIP,
+    DNS_VIP6,
+    ECHO_VIP,
+    ECHO_VIP6,
+    RANGE_VIP,
+    RANGE_VIP6,
+    answer,
+    echoed,
+    more_addresses,
+    run_after,
+    told_by,
+    until,
+)
 
 if TYPE_CHECKING:
     from .conftest import Lab
@@ -22,22 +35,30 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.lab
 
 RATE, BURST = 50, 20
+CLIENTS_NETWORK = ["198.51.100.0/24", "2001:db8:c::/64"]
+CLIENT2_AND_MORE = ["198.51.100.12/30", "2001:db8:c::12/127"]
+DENIED_EVERYWHERE = ["198.51.100.192/26", "2001:db8:c::c0/122"]
 
 
 @pytest.fixture(scope="module", autouse=True)
 def filtered_fleet(lab: Lab, whole_fleet: None, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """DNS is for client1 alone, at a rate; echo has a rate for everybody together; edges drop what no service wants."""
+    """DNS is for the clients' network but for the part with client2, at a rate; echo has a rate for everybody together;
+    edges drop what no service wants. Another part of that network is denied everywhere, but range is for it alone.
+    """
     shared = yaml.safe_load((lab.root / "inventories/lab/group_vars/all/edgewire.yml").read_text())
     for service in shared["edgewire_services"]:
         if service["name"] == "dns":
-            service["sources"] = {"allow": [f"{CLIENTS['client1']}/32", f"{CLIENTS6['client1']}/128"]}
+            service["sources"] = {"allow": CLIENTS_NETWORK, "deny": CLIENT2_AND_MORE}
             service["limits"] = {"per_source_packets_per_second": RATE, "per_source_burst": BURST}
         if service["name"] == "echo":
             service["limits"] = {"packets_per_second": RATE, "burst": BURST}
+        if service["name"] == "range":
+            service["sources"] = {"allow": DENIED_EVERYWHERE}
     wanted: Path = tmp_path_factory.mktemp("filter") / "wanted.json"
-    wanted.write_text(json.dumps({**shared, "edgewire_drop_unserved": True}))
+    more = {"edgewire_drop_unserved": True, "edgewire_deny_sources": DENIED_EVERYWHERE}
+    wanted.write_text(json.dumps({**shared, **more}))
     said = lab.playbook("edgewire.fleet.site", "-e", f"@{wanted}", "--diff").stdout
-    assert f"{CLIENTS['client1']}/32" in said, "the diff names the networks"
+    assert all(network in said for network in CLIENTS_NETWORK), "the diff names the networks"
     run_after(lab, "-e", f"@{wanted}")
     lab.playbook("edgewire.fleet.verify", "-e", f"@{wanted}")
 
@@ -54,6 +75,24 @@ def test_a_denied_client_gets_no_answer_and_the_counter_says_why(lab: Lab, vip: 
     assert answer(lab, "client1", vip=vip) == "198.18.0.80"
     assert answer(lab, "client2", vip=vip) == ""
     assert dropped(lab)["source_denied"] == before + 1
+
+
+@pytest.mark.parametrize(
+    ("source", "dns", "echo", "named"),
+    [("198.51.100.200", DNS_VIP, ECHO_VIP, RANGE_VIP), ("2001:db8:c::c8", DNS_VIP6, ECHO_VIP6, RANGE_VIP6)],
+    ids=["IPv4", "IPv6"],
+)
+def test_who_is_denied_everywhere_is_served_where_the_service_names_the_network(
+    lab: Lab, source: str, dns: str, echo: str, named: str
+) -> None:
+    """DNS allows the network around it, and echo has no list of its own."""
+    before = dropped(lab)["source_denied"]
+    with more_addresses(lab, "client1", source):
+        assert echoed(lab, "client1", "-s", source, echo, "7", check=True) == ""
+        assert echoed(lab, "client1", "-s", source, dns, "53", check=True) == ""
+        until(lambda: echoed(lab, "client1", "-s", source, named, "10000") == "hello")
+    assert echoed(lab, "client1", named, "10000", check=True) == "", "that one is for nobody else"
+    assert dropped(lab)["source_denied"] == before + 3
 
 
 @pytest.mark.parametrize("vip", [DNS_VIP, DNS_VIP6])
@@ -104,11 +143,12 @@ def test_a_service_gets_its_rate_and_no_more(lab: Lab) -> None:
     assert dropped(lab)["service_rate"] > 0
 
 
-def test_what_no_service_wants_is_dropped_and_ping_still_is_not(lab: Lab) -> None:
+@pytest.mark.parametrize("vip", [ECHO_VIP, ECHO_VIP6])
+def test_what_no_service_wants_is_dropped_and_ping_still_is_not(lab: Lab, vip: str) -> None:
     before = dropped(lab)["not_a_service"]
-    lab.run("client2", "sh", "-c", f"echo x | nc -u -n -w 1 {ECHO_VIP} 8", check=False)
-    lab.run("client2", "nc", "-n", "-z", "-w", "1", ECHO_VIP, "80", check=False)
+    lab.run("client2", "sh", "-c", f"echo x | nc -u -n -w 1 {vip} 8", check=False)
+    lab.run("client2", "nc", "-n", "-z", "-w", "1", vip, "80", check=False)
     after = dropped(lab)["not_a_service"]
     assert after >= before + 2
-    lab.run("client2", "ping", "-n", "-c", "1", "-W", "1", ECHO_VIP)
+    lab.run("client2", "ping", "-n", "-c", "1", "-W", "1", vip)
     assert dropped(lab)["not_a_service"] == after

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from .support import ANY_VIP, ANY_VIP6, CLIENTS, CLIENTS6, LARGEST, PMTUDISC_DO, WORKERS, logs, until
+from .support import ANY_VIP, ANY_VIP6, CLIENTS, CLIENTS6, LARGEST, PMTUDISC_DO, WORKERS, logs, more_addresses, until
 
 if TYPE_CHECKING:
     from .conftest import Lab
@@ -103,16 +103,8 @@ def client(lab: Lab, how: str, family: int, *arguments: str) -> Any:
 @pytest.fixture
 def many_addresses(lab: Lab, family: int) -> Iterator[list[str]]:
     """Addresses that client1 has for a while."""
-
-    def each(did: str) -> None:
-        options = "nodad" if family == 6 and did == "replace" else ""
-        length = 32 if family == 4 else 128
-        script = f'for address in "$@"; do ip address {did} $address/{length} dev eth0 {options}; done'
-        lab.run("client1", "sh", "-c", script, "sh", *MORE_CLIENTS[family], check=False)
-
-    each("replace")
-    yield MORE_CLIENTS[family]
-    each("delete")
+    with more_addresses(lab, "client1", *MORE_CLIENTS[family]):
+        yield MORE_CLIENTS[family]
 
 
 def asked_by(lab: Lab) -> set[str]:
