@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from .support import CLIENTS, DNS_VIP, DNS_VIP6, WORKERS, answer, told_by, until
+from .support import CLIENTS, CLIENTS6, DNS_VIP, DNS_VIP6, WORKERS, answer, told_by, until
 
 if TYPE_CHECKING:
     from .conftest import Lab
@@ -67,15 +67,18 @@ def test_rates_and_every_reason_on_request(lab: Lab) -> None:
 
 
 @contextmanager
-def forging(lab: Lab) -> Iterator[None]:
+def forging(lab: Lab, vip: str) -> Iterator[None]:
     """client1 sends packets with a relay option of its own making for as long as the block runs."""
     send = f"""
 import select, socket, sys
-option = bytes([158, 12, 1, 0]) + bytes(8)
-with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
-    client.setsockopt(socket.IPPROTO_IP, socket.IP_OPTIONS, option)
+v6 = ":" in "{vip}"
+with socket.socket(socket.AF_INET6 if v6 else socket.AF_INET, socket.SOCK_DGRAM) as client:
+    if v6:  # the kernel fills in the first byte, the next header
+        client.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_DSTOPTS, bytes([0, 2, 0x5E, 20]) + bytes(20))
+    else:
+        client.setsockopt(socket.IPPROTO_IP, socket.IP_OPTIONS, bytes([158, 12, 1, 0]) + bytes(8))
     while not select.select([sys.stdin], [], [], 0.05)[0]:
-        client.sendto(b"forged", ("{DNS_VIP}", 53))
+        client.sendto(b"forged", ("{vip}", 53))
 """
     command = [lab.root / "lab/run", "client1", "python3", "-c", send]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as sender:
@@ -84,16 +87,21 @@ with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
         sender.communicate()  # its input ends, and so does it
 
 
-def test_a_forged_packet_is_caught_with_the_reason(lab: Lab) -> None:
+@pytest.mark.parametrize(
+    ("vip", "sender"),
+    [(DNS_VIP, f" IP {CLIENTS['client1']}."), (DNS_VIP6, f" IP6 {CLIENTS6['client1']} ")],
+    ids=["IPv4", "IPv6"],
+)
+def test_a_forged_packet_is_caught_with_the_reason(lab: Lab, vip: str, sender: str) -> None:
     path = "/root/drops.pcapng"
     options = f"dest={path} reasons=relay_from_outside count=3 seconds=60"
     try:
-        with forging(lab):
+        with forging(lab, vip):
             told = told_by(lab, "edge1", "forwarder_capture", "-a", options)
         assert (told["packets"], told["reasons"]) == (3, {"relay_from_outside": 3})
         shown = lab.run("edge1", "tcpdump", "-n", "-r", path).stdout.splitlines()
         assert len(shown) == 3
-        assert all(f" IP {CLIENTS['client1']}." in line and f" > {DNS_VIP}.53" in line for line in shown), shown
+        assert all(sender in line and f" > {vip}" in line for line in shown), shown
         assert "relay_from_outside: " in lab.run("edge1", "cat", "-v", path).stdout
         assert lab.run("edge1", "stat", "-c", "%a", path).stdout == "600\n"
     finally:
