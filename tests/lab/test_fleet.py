@@ -160,13 +160,16 @@ def test_a_range_of_ports_is_mapped_to_the_containers_range(lab: Lab, vip: str) 
     assert echo_from(lab, vip, 11000, 42111, check=True) == ""
 
 
-@pytest.mark.parametrize("vip", [DNS_VIP, DNS_VIP6])
-def test_a_real_load_loses_nothing(lab: Lab, vip: str) -> None:
-    lab.run("client1", "sh", "-c", "echo 'www.edge.example A' > /tmp/queries")
+@pytest.mark.parametrize(("vip", "client"), [(DNS_VIP, CLIENTS["client1"]), (DNS_VIP6, CLIENTS6["client1"])])
+def test_a_real_load_loses_nothing_and_the_containers_see_the_client(lab: Lab, vip: str, client: str) -> None:
+    """Every other query is for a name that nothing else asks for."""
+    name = f"load-{token_urlsafe(6)}.edge.example"
+    lab.run("client1", "tee", "/tmp/queries", input=f"www.edge.example A\n{name} A\n")
     load = ("dnsperf", "-s", vip, "-d", "/tmp/queries", "-l", "10", "-Q", "2000", "-c", "16")
     said = lab.run("client1", *load, timeout=90).stdout
     assert re.search(r"Queries lost:\s+0 ", said), said
     assert int(re.search(r"Queries completed:\s+(\d+)", said)[1]) > 1000, said  # type: ignore[index]
+    until(lambda: asked_by(lab, name) == {client})
 
 
 def test_the_info_module_speaks_in_human_terms(lab: Lab) -> None:
