@@ -166,7 +166,7 @@ def _unit(box: Box, container: Container) -> str:
     # systemd has meanings of its own for these.
     command = container.command.format(box=box.name).replace("%", "%%").replace("$", "$$")
     mounts = "".join(f" --volume={path}:{path}:ro" for path in container.mounts)
-    # Each start has another link address, and the box would send IPv4 to the former one for some ten seconds.
+    # Each start has another link address, and the box would send to the former one for some ten seconds and more.
     # Control groups: crun cannot make its own in a box, so the container's processes stay in this unit's.
     return f"""\
 [Unit]
@@ -182,6 +182,7 @@ ExecStart=/usr/bin/podman run --name={container.name} --replace --detach --sdnot
   --network=podman --ip={container.ipv4} --ip6={container.ipv6}{mounts} {_IMAGE} \\
   {command}
 ExecStartPost=-/bin/ip neigh flush to {container.ipv4} dev {_BRIDGE}
+ExecStartPost=-/bin/ip neigh flush to {container.ipv6} dev {_BRIDGE}
 ExecStop=/usr/bin/podman stop --ignore --time=2 {container.name}
 Restart=always
 RestartSec=1

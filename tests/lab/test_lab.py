@@ -254,9 +254,12 @@ def test_damage_is_mended(lab: Lab) -> None:
     assert UNCHANGED in lab.playbook("edgewire.fleet.lab_up").stdout
 
 
-def test_a_container_comes_back(lab: Lab) -> None:
+@pytest.mark.parametrize("address", ["10.88.0.7", "fd00:88::7"])
+def test_a_container_comes_back(lab: Lab, address: str) -> None:
+    """With another link address, while the box has just learned the former one."""
+    until(lambda: echoed(lab, "worker2", address, "7007") == "hello")
     lab.run("worker2", "podman", "kill", "echo")
-    until(lambda: echoed(lab, "worker2", "10.88.0.7", "7007") == "hello")
+    until(lambda: echoed(lab, "worker2", address, "7007") == "hello")
 
 
 def test_a_machine_that_cannot_carry_it_is_told_all_that_is_missing(lab: Lab) -> None:
