@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from .support import (
+    ANY_VIP,
+    ANY_VIP6,
     CLIENTS,
     CLIENTS6,
     ECHO_VIP,
@@ -118,20 +120,27 @@ with socket.socket(socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET, so
 """
 
 
-@pytest.mark.parametrize(("version", "vip"), [(4, RANGE_VIP), (6, RANGE_VIP6)])
-def test_a_container_hears_that_the_client_has_left(lab: Lab, version: int, vip: str) -> None:
-    """The client's port unreachable is about a reply of the VIP's port, and the container's has another number."""
+@pytest.mark.parametrize(
+    ("container", "vips", "port", "container_port"),
+    [("range", {4: RANGE_VIP, 6: RANGE_VIP6}, 10007, 20007), ("any", {4: ANY_VIP, 6: ANY_VIP6}, 9007, 9007)],
+    ids=["another port in the container", "a client stays with one worker"],
+)
+@pytest.mark.parametrize("version", [4, 6])
+def test_a_container_hears_that_the_client_has_left(
+    lab: Lab, version: int, container: str, vips: dict[int, str], port: int, container_port: int
+) -> None:
+    """The client's kernel tells the VIP that nobody has the port any more to which the reply went."""
     programs = {}
     try:
         for worker in WORKERS:
-            command = (*beside(lab, worker, "range"), "python3", "-c", ANSWER, str(version), "20007")
+            command = (*beside(lab, worker, container), "python3", "-c", ANSWER, str(version), str(container_port))
             programs[worker] = subprocess.Popen(
                 [lab.root / "lab/run", worker, *command], stdout=subprocess.PIPE, text=True
             )
         for program in programs.values():
             assert program.stdout is not None
             assert program.stdout.readline() == "ready\n"
-        lab.run("client1", "python3", "-c", ASK_AND_LEAVE, vip, "10007", "48500")
+        lab.run("client1", "python3", "-c", ASK_AND_LEAVE, vips[version], str(port), "48500")
         until(lambda: any(program.poll() is not None for program in programs.values()), 30)
     finally:
         for program in programs.values():
