@@ -236,7 +236,7 @@ def more_addresses(lab: Lab, box: str, *addresses: str) -> Iterator[None]:
 
     def each(did: str) -> None:
         script = f'for address in "$@"; do ip address {did} $address dev eth0; done'
-        hosts = [f"{address}/{128 if ':' in address else 32}" for address in addresses]
+        hosts = [f"{address}/128 nodad" if ":" in address else f"{address}/32" for address in addresses]
         lab.run(box, "sh", "-c", script, "sh", *hosts, check=False)
 
     each("replace")
