@@ -337,9 +337,9 @@ def test_a_later_drain_asks_again(edge_box: Box, net: Net) -> None:
 def test_after_the_deadline_nothing_is_asked(edge_programs: Programs, net: Net) -> None:
     edge_programs.fill_edge(*pools())
     now = time.monotonic_ns()
-    for passed, stage in ((58, ASK), (62, PLAIN)):
+    for passed, stage in ((500, ASK), (602, PLAIN)):
         edge_programs.fill_edge(*pools())
-        edge_programs.fill_edge(*both_draining(1, deadline=60), now=now - passed * SECOND)
+        edge_programs.fill_edge(*both_draining(1, deadline=600), now=now - passed * SECOND)
         for sport in ports_on(net, pool(net), 1):
             new = backend_of(draining(net, 1).table, net.client, sport, PORT) - net.base_id
             assert send(edge_programs, net, sport) == to_worker(net, 1 if stage == ASK else new, sport, stage)

@@ -322,8 +322,8 @@ def test_a_denied_source_uses_up_no_rate(edge: Programs, net: Net) -> None:
 @pytest.mark.parametrize("kind", ["rate", "source_rate"])
 def test_a_bucket_fills_at_its_rate(edge: Programs, net: Net, kind: str) -> None:
     """In one long test run the program sees far more packets than the rate; what passes is burst and rate × time."""
-    # The burst is of 100 ms: a virtual processor that does not run for so long gets what it has missed afterwards.
-    rate = Rate(200_000, 20_000)
+    # The burst is of 500 ms: a virtual processor that does not run for so long gets what it has missed afterwards.
+    rate = Rate(100_000, 50_000)
     packet, length_at = datagram(net.client, net.dns_vip, SPORT, PORT), 4 if net is V6 else 2
     # Longer than it is, so it is dropped after the filter: nothing is rewritten.
     data = frame(packet[:length_at] + b"\xff\xff" + packet[length_at + 2 :])
