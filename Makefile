@@ -127,7 +127,7 @@ fuzz: setup ## More than a million mutated packets through the programs and thro
 test-kernel: ## WireGuard, routes and a relayed packet on Debian's kernel, in a virtual machine
 test-kernel-packets: ## The packet tests, and the specification on a few thousand packets, on Debian's kernel, there
 test-kernel: VM_SECONDS := 1200
-test-kernel-packets: VM_SECONDS := 5400
+test-kernel-packets: VM_SECONDS := 7200
 test-kernel test-kernel-packets: setup .cache/vm.stamp
 	@release=$$(dpkg-query -W -f='$${Depends}' linux-image-amd64 | sed -E 's/linux-image-([^ ,]*).*/\1/')
 	[ -e "/lib/modules/$$release/build" ] || { echo "edgewire: /lib/modules/$$release/build is missing: linux-headers-amd64 and linux-image-amd64 differ; apt-get upgrade mends that" >&2; exit 1; }
