@@ -37,6 +37,9 @@ _BOX_SETTINGS = {
     "net/ipv6/conf/all/accept_dad": "0",
     "net/ipv6/conf/default/accept_dad": "0",
     "net/ipv6/conf/default/accept_ra": "0",
+    # A bridge has the lowest of its ports' link addresses, so a container that goes or comes may change podman's. The
+    # others would send IPv6 to the former one for up to 25 s.
+    "net/ipv6/conf/default/ndisc_notify": "1",
     # As where the kernel has bridge netfilter as a module, which podman does not load: it would put a container's
     # fragments together before anybody on the bridge sees them.
     "net/bridge/bridge-nf-call-iptables": "0",
