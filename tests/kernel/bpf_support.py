@@ -399,6 +399,7 @@ def datagram(source: str, destination: str, sport: int, dport: int, payload: byt
     return bytes(IP(src=source, dst=destination, **ip) / udp)
 
 
+UDP_SEGMENT = 103  # linux/udp.h: one send, many datagrams (GSO)
 # Extension headers (RFC 8200 section 4) without their first byte, the next header's number.
 HOP_BY_HOP = (0, bytes([0, 1, 4, 0, 0, 0, 0]))  # padding
 ROUTING = (43, bytes([2, 4, 0, 0, 0, 0, 0]) + bytes(16))  # nothing left to visit
@@ -987,6 +988,11 @@ WORKER_PARAMS: dict[str, Any] = {
 }
 
 
+def plans_of(inventory: dict[str, Any], keys: dict[str, str]) -> dict[str, dict[str, Any]]:
+    """Each host's plan as its box gets it."""
+    return {plan.host: json.loads(Renderer().render(plan)) for plan in plan_fleet(inventory, keys).hosts}
+
+
 LISTED_NUMBER = 20  # of the VIPs of the service that :func:`planned` plans
 
 
@@ -1007,8 +1013,8 @@ def planned(ports: Sequence[int | str], container_port: int | None = None) -> di
         "vars": {"edgewire_services": [{"name": "listed", "vips": vips, "ports": ports, "backends": [backend]}]},
     }
     keys = {name: base64.b64encode(name.ljust(32).encode()).decode() for name in hosts}
-    rendered = [json.loads(Renderer().render(plan)) for plan in plan_fleet(inventory, keys).hosts]
-    return {role: plan[role] for plan in rendered for role in ("edge", "worker") if role in plan}
+    plans = plans_of(inventory, keys)
+    return {role: plans[f"{role}1"][role] for role in ("edge", "worker")}
 
 
 @pytest.fixture

@@ -40,6 +40,7 @@ from ansible_collections.edgewire.fleet.tests.kernel.bpf_support import (
     FORWARDED_TWICE,
     PLAIN,
     RETURNED,
+    UDP_SEGMENT,
     V4,
     V6,
     WORKER2_RELAYS,
@@ -658,7 +659,7 @@ def test_every_segment_of_a_direct_answer_is_the_vips(uplink_box: tuple[WorkerBo
     box, uplink = uplink_box
     with application_of(box, net) as application:
         watch = box.watch()
-        application.setsockopt(socket.IPPROTO_UDP, 103, size)  # UDP_SEGMENT (linux/udp.h)
+        application.setsockopt(socket.IPPROTO_UDP, UDP_SEGMENT, size)
         payload = (bytes(range(250)) * 15)[: size * 40]
         application.sendto(payload, (net.client, SPORT))
         for start in range(0, len(payload), size):

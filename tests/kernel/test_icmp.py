@@ -23,6 +23,7 @@ from ansible_collections.edgewire.fleet.tests.kernel.bpf_support import (
     EDGE_PARAMS,
     EMPTY_DESTINATION,
     PORT,
+    UDP_SEGMENT,
     V4,
     V6,
     WORKER_PARAMS,
@@ -550,7 +551,7 @@ def test_an_application_learns_what_wireguard_carries(worker_box: WorkerBox, net
 def test_segments_count_and_not_what_they_are_cut_from(worker_box: WorkerBox, net: Net) -> None:
     with connected(worker_box, net) as made:
         forbid_fragments(made, net)
-        made.setsockopt(socket.IPPROTO_UDP, 103, 1300)  # UDP_SEGMENT
+        made.setsockopt(socket.IPPROTO_UDP, UDP_SEGMENT, 1300)
         made.send(bytes(3900))
         assert [len(worker_box.tun.read()) for _ in range(3)] == [1300 + 8 + net.header + net.option] * 3
 
@@ -558,7 +559,7 @@ def test_segments_count_and_not_what_they_are_cut_from(worker_box: WorkerBox, ne
 def test_segments_that_do_not_fit_are_refused(worker_box: WorkerBox, net: Net) -> None:
     with connected(worker_box, net) as made:
         forbid_fragments(made, net)
-        made.setsockopt(socket.IPPROTO_UDP, 103, 1440)  # UDP_SEGMENT
+        made.setsockopt(socket.IPPROTO_UDP, UDP_SEGMENT, 1440)
         made.send(bytes(4320))
         with pytest.raises(OSError, match="too long"):
             made.recv(100)

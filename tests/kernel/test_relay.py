@@ -9,7 +9,6 @@ for each family of the client and its VIP, over wireguard-go, and over the kerne
 
 from __future__ import annotations
 
-import json
 import select
 import socket
 from collections.abc import Callable, Iterator
@@ -21,8 +20,6 @@ import pytest
 from ansible_collections.edgewire.fleet.plugins.module_utils.bpf import contents, forwarder
 from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.keeping import ensure_keeping
 from ansible_collections.edgewire.fleet.plugins.module_utils.bpf.programs import Desired
-from ansible_collections.edgewire.fleet.plugins.module_utils.plan.build import plan_fleet
-from ansible_collections.edgewire.fleet.plugins.module_utils.plan.render import Renderer
 from ansible_collections.edgewire.fleet.plugins.module_utils.routes import backend as routes
 from ansible_collections.edgewire.fleet.plugins.module_utils.wireguard import backend as wireguard
 from ansible_collections.edgewire.fleet.plugins.module_utils.wireguard.keys import ensure_key
@@ -31,6 +28,7 @@ from ansible_collections.edgewire.fleet.tests.kernel.bpf_support import (
     BOX_MAC,
     ECHO_CONTAINER_PORT,
     ECHO_PORT,
+    UDP_SEGMENT,
     Net,
     Wire,
     build_of,
@@ -38,6 +36,7 @@ from ansible_collections.edgewire.fleet.tests.kernel.bpf_support import (
     make_edge_interfaces,
     make_worker_interfaces,
     payload_of,
+    plans_of,
     udp_checksum_ok,
     udp_socket,
 )
@@ -49,7 +48,6 @@ pytest_plugins = ["ansible_collections.edgewire.fleet.tests.kernel.bpf_support"]
 pytestmark = pytest.mark.kernel
 
 SPORT = 40_000
-UDP_SEGMENT = 103  # linux/udp.h: one send, many datagrams (GSO)
 IP_RECVERR, IPV6_RECVERR, MSG_ERRQUEUE = 11, 25, 0x2000  # ip(7), ipv6(7), recv(2)
 
 
@@ -120,7 +118,7 @@ def relay(
         "vars": {"edgewire_services": [service]},
     }
     public = {name: str(ensure_key(str(path), check_mode=False).public_key) for name, path in keys.items()}
-    plans = {plan.host: json.loads(Renderer().render(plan)) for plan in plan_fleet(inventory, public).hosts}
+    plans = plans_of(inventory, public)
     for name, ns in boxes.items():
         plan, role = plans[name], name.rstrip("1")
         plan["wireguard"].update(transport=request.param, private_key_file=str(keys[name]))
@@ -147,8 +145,7 @@ def relay(
         """Give the backend a name, so another endpoint id; whether anything has stayed, or nothing was to do."""
         named = {**service, "backends": [{**backend, "name": "new"}]}
         changed = {**inventory, "vars": {"edgewire_services": [named]}}
-        (wanted,) = [plan for plan in plan_fleet(changed, public).hosts if plan.host == f"{role}1"]
-        said = json.loads(Renderer().render(wanted))[role]
+        said = plans_of(changed, public)[f"{role}1"][role]
         with boxes[f"{role}1"]:
             if keep:
                 return ensure_keeping(role, said, check_mode=False)[1]

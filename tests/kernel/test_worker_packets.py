@@ -35,6 +35,7 @@ from ansible_collections.edgewire.fleet.tests.kernel.bpf_support import (
     TC_DROP,
     TC_NEXT,
     TC_REDIRECT,
+    UDP_SEGMENT,
     V4,
     V6,
     WORKER_PARAMS,
@@ -615,7 +616,7 @@ def test_a_segmented_answer_has_the_option_on_every_segment(worker_box: WorkerBo
         worker_box.tun.write(relayed_request(net))
         application.recv(100)
         watch = worker_box.watch()
-        application.setsockopt(socket.IPPROTO_UDP, 103, size)  # UDP_SEGMENT (linux/udp.h)
+        application.setsockopt(socket.IPPROTO_UDP, UDP_SEGMENT, size)
         payload = (bytes(range(250)) * 15)[: size * 40]
         application.sendto(payload, (net.client, SPORT))
         for start in range(0, len(payload), size):
